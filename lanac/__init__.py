@@ -1,0 +1,41 @@
+"""lanac: a compiler for trained networks.
+
+The public API is loaded where it is used: importing lanac alone imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lanac.errors import LanacError
+from lanac.version import __version__
+
+if TYPE_CHECKING:
+    from lanac.compilation import Compilation
+    from lanac.compiler import Result, Settings, compile
+    from lanac.instruments import Instruments
+
+_HOMES = {
+    "Compilation": "lanac.compilation",
+    "Instruments": "lanac.instruments",
+    "Result": "lanac.compiler",
+    "Settings": "lanac.compiler",
+    "compile": "lanac.compiler",
+}
+
+__all__ = [
+    "Compilation",
+    "Instruments",
+    "LanacError",
+    "Result",
+    "Settings",
+    "__version__",
+    "compile",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lanac' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,5 @@
+"""`python -m lanac`."""
+
+from lanac.cli.main import main
+
+main()

@@ -1,0 +1,157 @@
+"""Compilation: the one value that passes extend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lanac.instruments import Instruments
+from lanac.ir import OpSpec, Plan, Program
+from lanac.ops.pool import Pool
+from lanac.targets import Budget, CostTable, Target, Timing
+from lanac.training.task import Task
+from lanac.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class TrainedOp:
+    """A candidate after distillation.
+
+    Attributes:
+        key: workspace key of its weights.
+        error: squared feature error relative to the variance of the teacher's output (Eq. 2).
+    """
+
+    key: str
+    error: float
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A plan that was evaluated, and perhaps timed, as a whole network.
+
+    Attributes:
+        plan: the plan.
+        loss: its loss before finetuning, with current batch statistics.
+        teacher_loss: the teacher's on the same samples.
+        images: how many training samples that was measured on.
+        latency: measured as a whole network, None where the budget names no latency.
+        teacher_latency: the teacher's, interleaved with it.
+        costs: cost by resource as measured (latency) and counted (the rest).
+    """
+
+    plan: Plan
+    loss: float
+    teacher_loss: float
+    images: int
+    latency: Timing | None = None
+    teacher_latency: Timing | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Student:
+    """The finetuned network.
+
+    Attributes:
+        module: in eval mode, batch norm frozen, on the CPU.
+        metric: on the held-out training samples, after the best epoch.
+        epochs: one record per epoch: loss, metric.
+        best_epoch: which one was kept, counted from 1; 0 where no epoch helped.
+    """
+
+    module: fx.GraphModule
+    metric: float
+    epochs: tuple[Mapping[str, float], ...]
+    best_epoch: int
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What was emitted, and the proof.
+
+    Attributes:
+        folder: where the files are.
+        files: file names by backend.
+        agreement: largest relative difference to the student on real inputs, by backend.
+        metric, teacher_metric: on the validation data.
+        latency, teacher_latency: of the emitted files, interleaved, None where not measured.
+        costs, teacher_costs: counted costs and measured latency by resource.
+    """
+
+    folder: Path
+    files: Mapping[str, tuple[str, ...]]
+    agreement: Mapping[str, float]
+    metric: float
+    teacher_metric: float
+    latency: Timing | None
+    teacher_latency: Timing | None
+    costs: Mapping[str, float]
+    teacher_costs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A frozen record of optional artifacts; a pass returns a new one with more in it.
+
+    Attributes:
+        task: data, loss and metric.
+        example: example inputs of the network (2, ...), on the CPU.
+        target: where the student has to be fast.
+        budget: what it may cost there.
+        resources: the resources that any budget of this run limits.
+        workspace: results on disk.
+        out: folder for what is emitted.
+        device: where training runs.
+        seed: everything random follows from it.
+        fingerprints: hashes of teacher ("teacher") and training data ("data").
+        program ... outputs: the artifacts, in the order in which passes add them.
+    """
+
+    task: Task
+    example: tuple[Tensor, ...]
+    target: Target
+    budget: Budget
+    resources: tuple[str, ...]
+    workspace: Workspace
+    out: Path
+    device: torch.device
+    seed: int = 0
+    instruments: Instruments = field(default_factory=Instruments)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    program: Program | None = None
+    pool: Pool | None = None
+    costs: CostTable | None = None
+    weights: Mapping[str, Mapping[OpSpec, TrainedOp]] | None = None
+    scores: Mapping[str, Mapping[OpSpec, float]] | None = None
+    tightening: Mapping[str, float] = field(default_factory=dict)
+    plans: tuple[Plan, ...] | None = None
+    finalists: tuple[Finalist, ...] | None = None
+    chosen: Finalist | None = None
+    student: Student | None = None
+    outputs: Outputs | None = None
+
+    def need(self, artifact: str) -> Any:
+        """An artifact that an earlier pass provides.
+
+        Raises:
+            RuntimeError: it is not there; the pipeline checks this before it runs a pass.
+        """
+        value = getattr(self, artifact)
+        if value is None:
+            raise RuntimeError(f"this needs {artifact!r}; run the pass that provides it first")
+        return value
+
+    def having(self, **artifacts: Any) -> Compilation:
+        """The same record with more artifacts."""
+        return replace(self, **artifacts)
+
+    @staticmethod
+    def artifacts() -> tuple[str, ...]:
+        """Names of everything that a pass may need or provide."""
+        return tuple(entry.name for entry in fields(Compilation))

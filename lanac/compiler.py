@@ -1,0 +1,300 @@
+"""compile(): the one place that orders the passes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lanac.backends.base import BACKENDS
+from lanac.compilation import Compilation
+from lanac.errors import BackendError, DataError, InfeasibleBudgetError, WorkspaceError
+from lanac.frontend.tracing import run_model
+from lanac.instruments import Instruments
+from lanac.ops.pool import parse_pool
+from lanac.passes import (
+    DistillCandidates,
+    EmitStudent,
+    EnumeratePool,
+    EvaluatePlans,
+    FinetuneStudent,
+    MeasureCosts,
+    Pass,
+    PrunePool,
+    ScoreCandidates,
+    SelectPlans,
+    TimeFinalists,
+    TraceProgram,
+    run_passes,
+)
+from lanac.passes.check_budgets import CheckBudgets
+from lanac.report.summary import write_report
+from lanac.targets import Budget, parse_budgets, parse_target
+from lanac.training.data import Data
+from lanac.training.device import pick_device
+from lanac.training.finetune import FinetuneOptions
+from lanac.training.task import Task
+from lanac.workspace import Workspace, disk_errors, write_atomically
+
+_TIGHTENINGS = 6
+"""How often a plan set that was too slow in reality is selected anew."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much work goes into a student; the command line has an option for each.
+
+    Attributes:
+        distill_samples: training samples that every candidate learns from.
+        score_samples: training samples that every op is scored on.
+        plans: diverse plans per budget (the paper's K).
+        evaluate_images: training samples that the best plans are compared on.
+        finalists: plans that are timed as whole networks.
+        finetune_epochs: epochs of finetuning.
+        learning_rate: peak learning rate of finetuning.
+        batch_size: samples per step of finetuning; other passes derive theirs from it.
+        held_out: training samples kept from training, for decisions; at most a tenth.
+    """
+
+    distill_samples: int = 8192
+    score_samples: int = 1024
+    plans: int = 32
+    evaluate_images: int = 6000
+    finalists: int = 3
+    finetune_epochs: int = 5
+    learning_rate: float = 1e-3
+    batch_size: int = 128
+    held_out: int = 2048
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a compilation gave: one student per budget, in the order of the budgets.
+
+    Attributes:
+        students: a Compilation each; `.student.module` is the network, `.outputs` the files and
+            the proof.
+        failures: budgets that cannot be met, with the reason.
+    """
+
+    students: tuple[Compilation, ...]
+    failures: tuple[InfeasibleBudgetError, ...] = field(default=())
+
+    @property
+    def student(self) -> Compilation:
+        """The first student."""
+        return self.students[0]
+
+
+def compile(  # the name that users expect; nothing here needs the builtin
+    model: nn.Module,
+    *,
+    train_data: Any,
+    val_data: Any = None,
+    budget: str = "0.5x",
+    target: str = "cpu",
+    out: str | Path = "lanac-out",
+    workspace: str | Path | None = None,
+    loss: Callable[..., Any] | None = None,
+    metric: Callable[..., Any] | None = None,
+    example_inputs: Any = None,
+    pool: str = "default",
+    emit: str | Sequence[str] = ("pytorch", "onnx"),
+    seed: int = 0,
+    device: str = "auto",
+    settings: Settings | None = None,
+    instruments: Instruments | None = None,
+) -> Result:
+    """Makes a trained network faster.
+
+    Args:
+        model: the trained teacher.
+        train_data: a torch Dataset of (input, target), a DataLoader over one, or a pair of tensors.
+            Without targets, the distance to the teacher's outputs takes the place of the loss.
+        val_data: the same; only reported on. Default: a held-out part of the training data.
+        budget: `0.5x`, `12ms`, `params=5M`, `flops=0.6x`; joined by `+` where all must hold;
+            separated by commas for one student each.
+        target: `DEVICE[:RUNTIME][:PRECISION][:bN][:tN]`.
+        out: folder for the students; belongs to one teacher.
+        workspace: folder for intermediate results. Default: `workspace` below `out`.
+        loss: `loss(outputs, targets)`, a scalar; default cross-entropy.
+        metric: `metric(outputs, targets)`, higher is better; default top-1.
+        example_inputs: a tensor or a tuple of tensors; default: taken from `train_data`.
+        pool: pool names, families and ops, separated by commas.
+        emit: names of the outputs.
+        seed: everything random follows from it.
+        device: where training runs: auto, cpu or cuda.
+        settings: how much work goes into it.
+        instruments: what watches the run; default: the log.
+
+    Returns:
+        The students, one per budget, emitted, verified and measured.
+
+    Raises:
+        LanacError: anything that is the user's to mend; the message says how.
+    """
+    settings = settings or Settings()
+    instruments = instruments or Instruments()
+    # Whatever can be refused is refused before any work is done.
+    budgets, members = parse_budgets(budget), parse_pool(pool)
+    outputs = parse_outputs(emit)
+    parsed_target, training_device = parse_target(target), pick_device(device)
+    task = build_task(train_data, val_data, loss, metric, settings.held_out, seed)
+    example = example_tensors(task, example_inputs)
+    model.eval()
+    batch = task.train.batch(list(range(min(8, len(task.train)))))
+    expected = run_model(model, example)
+    task.check(run_model(model, batch.inputs) if batch.inputs else expected, batch)
+
+    folder = Path(out)
+    start = Compilation(
+        task=task,
+        example=example,
+        target=parsed_target,
+        budget=budgets[0],
+        resources=tuple(dict.fromkeys(name for item in budgets for name in item.resources)),
+        workspace=Workspace(Path(workspace) if workspace is not None else folder / "workspace"),
+        out=folder,
+        device=training_device,
+        seed=seed,
+        instruments=instruments,
+        fingerprints={"data": task.train.fingerprint()},
+    )
+    with start.workspace.lock("run", f"is working in {folder}"):
+        traced = run_passes(start, [TraceProgram(model)])
+        claim_folder(folder, traced.fingerprints["teacher"])
+        prepared = run_passes(
+            traced,
+            [
+                EnumeratePool(members),
+                MeasureCosts(),
+                PrunePool(),
+                CheckBudgets(budgets),
+                DistillCandidates(settings.distill_samples, max(1, settings.batch_size // 2)),
+                ScoreCandidates(settings.score_samples, settings.batch_size),
+            ],
+        )
+        return _students(prepared, budgets, outputs, settings)
+
+
+def _students(
+    prepared: Compilation, budgets: Sequence[Budget], outputs: tuple[str, ...], settings: Settings
+) -> Result:
+    """One student per budget from one preparation; a budget that fails does not stop the others."""
+    students: list[Compilation] = []
+    failures: list[InfeasibleBudgetError] = []
+    for budget in budgets:
+        compilation = replace(prepared, budget=budget)
+        try:
+            chosen = choose_plan(compilation, settings)
+        except InfeasibleBudgetError as error:
+            failures.append(error)
+            prepared.instruments.warn(str(error))
+            continue
+        options = FinetuneOptions(
+            settings.finetune_epochs, settings.batch_size, settings.learning_rate
+        )
+        last: list[Pass] = [FinetuneStudent(options), EmitStudent(outputs)]
+        finished = run_passes(chosen, last)
+        write_report(finished)
+        students.append(finished)
+    if not students:
+        raise failures[0]
+    return Result(tuple(students), tuple(failures))
+
+
+def choose_plan(compilation: Compilation, settings: Settings) -> Compilation:
+    """Selects, evaluates and times plans until one meets the budget as measured.
+
+    Raises:
+        InfeasibleBudgetError: no plan meets it, predicted or measured.
+    """
+    passes: list[Pass] = [
+        SelectPlans(settings.plans),
+        EvaluatePlans(settings.evaluate_images, finalists=settings.finalists),
+        TimeFinalists(),
+    ]
+    for _ in range(_TIGHTENINGS):
+        compilation = run_passes(compilation, passes)
+        if compilation.chosen is not None:
+            return compilation
+    raise InfeasibleBudgetError(
+        f"budget {compilation.budget}: after {_TIGHTENINGS} rounds of tightening every finalist was "
+        "still measured above it; the machine may be too busy to measure, or the budget too small"
+    )
+
+
+def parse_outputs(emit: str | Sequence[str]) -> tuple[str, ...]:
+    """Reads `--emit`; raises BackendError for an unknown or unavailable output."""
+    names = emit.split(",") if isinstance(emit, str) else list(emit)
+    names = [name.strip() for name in names if name.strip()]
+    for name in names:
+        reason = BACKENDS.get(name).unavailable()
+        if reason is not None:
+            raise BackendError(f"output {name!r} cannot be written here: {reason}")
+    return tuple(dict.fromkeys(names))
+
+
+def build_task(
+    train_data: Any,
+    val_data: Any,
+    loss: Callable[..., Any] | None,
+    metric: Callable[..., Any] | None,
+    held_out: int,
+    seed: int,
+) -> Task:
+    """Wraps the user's data; keeps a part of the training data for decisions.
+
+    Raises:
+        DataError: no data, or too few.
+    """
+    if train_data is None:
+        raise DataError("train_data() gave nothing; expected a torch Dataset of (input, target)")
+    data = Data.of(train_data, "train_data()")
+    if len(data) < 20:
+        raise DataError(f"train_data() has {len(data)} samples; lanac needs at least 20")
+    labelled = data.batch([0]).targets is not None
+    train, kept = data.split(max(2, min(held_out, len(data) // 10)), seed)
+    val = kept if val_data is None else Data.of(val_data, "val_data()")
+    return Task(train, val, kept, loss, metric, labelled)
+
+
+def example_tensors(task: Task, example_inputs: Any) -> tuple[Tensor, ...]:
+    """The example inputs, batch first; two training samples where the user gave none.
+
+    Raises:
+        DataError: they are not tensors.
+    """
+    if example_inputs is None:
+        return task.train.batch([0, 1]).inputs
+    tensors = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    if not tensors or not all(isinstance(value, Tensor) and value.dim() > 0 for value in tensors):
+        kinds = ", ".join(type(value).__name__ for value in tensors) or "nothing"
+        raise DataError(f"example_inputs() gave {kinds}; expected a tensor or a tuple of tensors")
+    return tuple(tensors)
+
+
+def claim_folder(folder: Path, teacher: str) -> None:
+    """Notes in the output folder whose students it holds.
+
+    Raises:
+        WorkspaceError: it belongs to another teacher.
+    """
+    note = folder / "lanac.json"
+    if note.exists():
+        try:
+            owner = json.loads(note.read_text(encoding="utf-8"))["teacher"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise WorkspaceError(f"{note} is damaged; choose another folder with --out") from error
+        if owner != teacher:
+            raise WorkspaceError(
+                f"{folder} holds students of another teacher (or of this one with other weights); "
+                "choose another folder with --out"
+            )
+        return
+    with disk_errors(folder):
+        write_atomically(note, json.dumps({"teacher": teacher}, indent=2).encode() + b"\n")

@@ -1,0 +1,28 @@
+"""The intermediate representation: specs, programs, slots, ops, plans. Imports nothing of lanac
+but its errors."""
+
+from lanac.ir.opspec import IDENTITY, TEACHER, OpSpec, OptionValue, Plan, parse_op
+from lanac.ir.program import LeftOut, Program, Slot
+from lanac.ir.shapes import record_specs
+from lanac.ir.signature import signature
+from lanac.ir.spec import TensorSpec
+from lanac.ir.verify import flatten_tensors, node_parameters, shared_weights, verify_program
+
+__all__ = [
+    "IDENTITY",
+    "TEACHER",
+    "LeftOut",
+    "OpSpec",
+    "OptionValue",
+    "Plan",
+    "Program",
+    "Slot",
+    "TensorSpec",
+    "flatten_tensors",
+    "node_parameters",
+    "parse_op",
+    "record_specs",
+    "shared_weights",
+    "signature",
+    "verify_program",
+]

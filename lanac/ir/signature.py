@@ -1,0 +1,44 @@
+"""Signatures: equal for modules that do the same work on the same shapes, whatever their weights."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+
+from lanac.ir.spec import TensorSpec
+
+
+def signature(module: nn.Module, spec: TensorSpec) -> str:
+    """A text of a module's graph, its layers with their options, and its input.
+
+    Args:
+        module: traceable by torch.fx.
+        spec: of its one input.
+    """
+    graph_module = module if isinstance(module, fx.GraphModule) else fx.symbolic_trace(module)
+    numbers = {node: f"%{place}" for place, node in enumerate(graph_module.graph.nodes)}
+    lines = [str(spec), str(spec.shape[0])]
+    for node in graph_module.graph.nodes:
+        what = str(getattr(node.target, "__qualname__", node.target))
+        if node.op == "call_module":
+            what = repr(graph_module.get_submodule(str(node.target)))
+        elif node.op == "get_attr":
+            what = _shape(graph_module, str(node.target))
+        elif node.op == "placeholder":
+            what = ""
+        arguments = fx.node.map_arg((node.args, node.kwargs), lambda n: _Name(numbers[n]))
+        lines.append(f"{numbers[node]} {node.op} {what} {arguments!r}")
+    return "\n".join(lines)
+
+
+class _Name(str):
+    """A string that prints without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _shape(module: nn.Module, target: str) -> str:
+    path, _, name = target.rpartition(".")
+    return str(tuple(getattr(module.get_submodule(path), name).shape))

@@ -1,0 +1,95 @@
+"""What an op family is, and what it sees of a slot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from lanac.errors import PoolError
+from lanac.ir import OpSpec, Program, Slot, TensorSpec
+from lanac.registry import Registry
+
+
+@dataclass(frozen=True)
+class SlotView:
+    """What a family sees of a slot.
+
+    Attributes:
+        slot: the slot.
+        teacher: the slot's own op; shares its weights with the teacher, so copy before changing.
+        calibration: inputs of the slot (B, ...) for some training samples; None while the pool is
+            enumerated, when only structure counts.
+    """
+
+    slot: Slot
+    teacher: fx.GraphModule
+    calibration: Tensor | None = None
+
+    @classmethod
+    def of(cls, program: Program, slot: Slot, calibration: Tensor | None = None) -> SlotView:
+        return cls(slot, program.teacher_op(slot), calibration)
+
+    @property
+    def input_spec(self) -> TensorSpec:
+        return self.slot.input_spec
+
+    @property
+    def output_spec(self) -> TensorSpec:
+        return self.slot.output_spec
+
+    @cached_property
+    def ends_in_relu(self) -> bool:
+        """Whether the teacher's op ends in ReLU: a candidate then does too, at no cost."""
+        last = next(reversed(self.teacher.graph.nodes)).all_input_nodes[0]
+        if last.op == "call_module":
+            return isinstance(self.teacher.get_submodule(str(last.target)), nn.ReLU)
+        return last.target in (F.relu, torch.relu, "relu", "relu_")
+
+    @cached_property
+    def stride(self) -> int | None:
+        """The stride of a convolution that maps input to output; None where there is none.
+
+        A kxk convolution with padding (k-1)/2 maps H to ceil(H / stride).
+        """
+        before, after = self.input_spec, self.output_spec
+        if before.rank != 4 or after.rank != 4:
+            return None
+        for stride in (1, 2, 4):
+            if all(
+                -(-b // stride) == a for b, a in zip(before.spatial, after.spatial, strict=True)
+            ):
+                return stride
+        return None
+
+
+class Family(Protocol):
+    """A kind of candidate with options. One file in `lanac/ops` per family.
+
+    Attributes:
+        name: what the user writes in `--pool`.
+        equation: the op in one line, for documentation and `--help`.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def equation(self) -> str: ...
+
+    def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
+        """The family's ops for a slot; none where it does not fit."""
+
+    def build(self, op: OpSpec, view: SlotView) -> nn.Module:
+        """The op as a module: input_spec in, output_spec out, any batch; traceable by torch.fx.
+
+        Its weights may come from the teacher's op (copied) or from torch's initialisation.
+        """
+
+
+FAMILIES: Registry[Family] = Registry("op family", "lanac.ops", "FAMILY", "lanac.ops", PoolError)

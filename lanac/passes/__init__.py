@@ -1,0 +1,30 @@
+"""Passes: each takes a Compilation and returns one with more in it."""
+
+from lanac.passes.base import Pass, run_passes
+from lanac.passes.distill_candidates import DistillCandidates
+from lanac.passes.emit_student import EmitStudent
+from lanac.passes.enumerate_pool import EnumeratePool
+from lanac.passes.evaluate_plans import EvaluatePlans
+from lanac.passes.finetune_student import FinetuneStudent
+from lanac.passes.measure_costs import MeasureCosts
+from lanac.passes.prune_pool import PrunePool
+from lanac.passes.score_candidates import ScoreCandidates
+from lanac.passes.select_plans import SelectPlans
+from lanac.passes.time_finalists import TimeFinalists
+from lanac.passes.trace_program import TraceProgram
+
+__all__ = [
+    "DistillCandidates",
+    "EmitStudent",
+    "EnumeratePool",
+    "EvaluatePlans",
+    "FinetuneStudent",
+    "MeasureCosts",
+    "Pass",
+    "PrunePool",
+    "ScoreCandidates",
+    "SelectPlans",
+    "TimeFinalists",
+    "TraceProgram",
+    "run_passes",
+]

@@ -1,0 +1,234 @@
+"""Distill: every candidate learns to imitate its slot, in isolation (paper, Eq. 2)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lanac.compilation import Compilation, TrainedOp
+from lanac.errors import PoolError
+from lanac.ir import OpSpec, Slot
+from lanac.ops.base import SlotView
+from lanac.ops.build import build_op
+from lanac.ops.pool import needs_distillation
+from lanac.passes.assemble import DISTILLED
+from lanac.training.capture import SlotCapture
+from lanac.training.checkpoint import (
+    CheckpointClock,
+    pack_training,
+    unpack_training,
+    with_prefix,
+    without_prefix,
+)
+from lanac.training.data import Data, shuffled
+from lanac.training.schedule import cosine
+from lanac.workspace import Result, key_of
+
+_TRAINING = "distilling"
+
+
+@dataclass
+class Candidate:
+    """An op in training.
+
+    Attributes:
+        slot, op: which op of which slot.
+        key: of its final result.
+        module: in training mode.
+        optimizer: its own; no other candidate is touched.
+        error: running mean of the relative feature error.
+        failure: why it was dropped, None while all is well.
+    """
+
+    slot: Slot
+    op: OpSpec
+    key: str
+    module: nn.Module
+    optimizer: torch.optim.Optimizer | None
+    error: float = math.nan
+    failure: str | None = None
+    _recent: list[float] = field(default_factory=list)
+
+    def learn(self, features: tuple[Tensor, Tensor], learning_rate: float) -> None:
+        """One step towards the teacher's output; drops the candidate where it diverges."""
+        if self.failure is not None:
+            return
+        inputs, wanted = features
+        # Relative to the variance: one learning rate then serves all slots.
+        loss = F.mse_loss(self.module(inputs), wanted) / wanted.var(correction=0).clamp_min(1e-12)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            self.failure = f"its loss became {value}"
+            return
+        self.error = value if math.isnan(self.error) else 0.9 * self.error + 0.1 * value
+        if self.optimizer is None:
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+
+
+@dataclass(frozen=True)
+class DistillCandidates:
+    """All candidates of all slots learn in the same forward passes of the teacher.
+
+    Attributes:
+        samples: training samples that each candidate sees.
+        batch: samples per step.
+        learning_rate: peak of Adam's learning rate; a cosine.
+        checkpoint_s: seconds between checkpoints.
+    """
+
+    samples: int = 8192
+    batch: int = 64
+    learning_rate: float = 2e-3
+    checkpoint_s: float = 60.0
+    name = "distill_candidates"
+    needs = ("program", "pool")
+    provides = ("weights",)
+
+    def run(self, compilation: Compilation) -> Compilation:
+        keys = self._keys(compilation)
+        results = {key: compilation.workspace.get(DISTILLED, key) for key in keys}
+        missing = {key: place for key, place in keys.items() if results[key] is None}
+        if missing:
+            for key, value in self._train(compilation, missing).items():
+                results[key] = Result(value)
+        weights: dict[str, dict[OpSpec, TrainedOp]] = defaultdict(dict)
+        for key, (slot, op) in keys.items():
+            result = results[key]
+            value = result.value if result is not None else {"failure": "it was not trained"}
+            if value["failure"] is None:
+                weights[slot.name][op] = TrainedOp(key, value["error"])
+            else:
+                compilation.instruments.warn(
+                    f"dropped: op {op} of slot {slot.name!r}: {value['failure']}"
+                )
+        return compilation.having(weights=dict(weights))
+
+    def _keys(self, compilation: Compilation) -> dict[str, tuple[Slot, OpSpec]]:
+        pool = compilation.need("pool")
+        options = (self.samples, self.batch, self.learning_rate, compilation.seed)
+        common = key_of(dict(compilation.fingerprints), options, str(compilation.device.type))
+        return {
+            key_of(common, slot.nodes, str(op)): (slot, op)
+            for slot in compilation.need("program").slots
+            for op in pool[slot.name]
+            if needs_distillation(op)
+        }
+
+    def _train(
+        self, compilation: Compilation, missing: Mapping[str, tuple[Slot, OpSpec]]
+    ) -> dict[str, dict[str, Any]]:
+        """Trains the candidates that the workspace lacks; returns what was stored of each."""
+        data, device = compilation.task.train, compilation.device
+        order = list(training_order(data, self.samples, self.batch, compilation.seed))
+        capture = SlotCapture(compilation.need("program"), device)
+        candidates = self._candidates(compilation, missing, capture, order[0])
+        together = key_of(sorted(missing))
+        start = _restore(compilation, together, candidates)
+        clock = CheckpointClock(self.checkpoint_s)
+        with compilation.instruments.progress(
+            f"distilling {len(candidates)} ops", len(order), start
+        ) as advance:
+            for step, batch in enumerate(data.batches(order[start:], compilation.seed), start):
+                features = capture.run(batch.to(device))
+                rate = cosine(step, len(order), self.learning_rate)
+                for candidate in candidates:
+                    candidate.learn(features[candidate.slot.name], rate)
+                advance(1)
+                if clock.is_due():
+                    began = time.monotonic()
+                    _save(compilation, together, candidates, step + 1)
+                    clock.written(began)
+        return _finish(compilation, together, candidates)
+
+    def _candidates(
+        self,
+        compilation: Compilation,
+        missing: Mapping[str, tuple[Slot, OpSpec]],
+        capture: SlotCapture,
+        first: Sequence[int],
+    ) -> list[Candidate]:
+        """Builds the candidates; those that inherit choose what to keep on the first batch."""
+        batch = next(iter(compilation.task.train.batches([first], compilation.seed)))
+        features = capture.run(batch.to(compilation.device))
+        program = compilation.need("program")
+        candidates = []
+        for key, (slot, op) in missing.items():
+            view = SlotView.of(program, slot, features[slot.name][0].cpu())
+            try:
+                module = build_op(op, view, compilation.seed)
+            except PoolError as error:
+                failed = Candidate(slot, op, key, nn.Identity(), None, failure=str(error))
+                candidates.append(failed)
+                continue
+            module = module.to(compilation.device).train()
+            values = [value for value in module.parameters() if value.requires_grad]
+            optimizer = torch.optim.Adam(values, lr=self.learning_rate) if values else None
+            candidates.append(Candidate(slot, op, key, module, optimizer))
+        return candidates
+
+
+def training_order(data: Data, samples: int, batch: int, seed: int) -> Iterator[list[int]]:
+    """Index lists of as many epochs as `samples` takes; at least one batch."""
+    wanted = max(1, math.ceil(samples / batch))
+    epoch = 0
+    while wanted > 0:
+        lists = shuffled(len(data), batch, seed, epoch)[:wanted]
+        yield from lists
+        wanted -= len(lists)
+        epoch += 1
+
+
+def _save(
+    compilation: Compilation, together: str, candidates: Sequence[Candidate], step: int
+) -> None:
+    tensors: dict[str, Tensor] = {}
+    for candidate in candidates:
+        if candidate.failure is None and candidate.optimizer is not None:
+            packed = pack_training(candidate.module, candidate.optimizer)
+            tensors |= with_prefix(packed, f"{candidate.key}/")
+    value = {
+        "step": step,
+        "errors": {candidate.key: candidate.error for candidate in candidates},
+        "failures": {candidate.key: candidate.failure for candidate in candidates},
+    }
+    compilation.workspace.replace_checkpoint(_TRAINING, together, Result(value, tensors))
+
+
+def _restore(compilation: Compilation, together: str, candidates: Sequence[Candidate]) -> int:
+    """Takes up a checkpoint; returns the step to go on with."""
+    stored = compilation.workspace.get(_TRAINING, together)
+    if stored is None:
+        return 0
+    for candidate in candidates:
+        candidate.error = stored.value["errors"][candidate.key]
+        candidate.failure = stored.value["failures"][candidate.key]
+        if candidate.failure is None and candidate.optimizer is not None:
+            own = without_prefix(stored.tensors, f"{candidate.key}/")
+            unpack_training(own, candidate.module, candidate.optimizer)
+    return int(stored.value["step"])
+
+
+def _finish(
+    compilation: Compilation, together: str, candidates: Sequence[Candidate]
+) -> dict[str, dict[str, Any]]:
+    values: dict[str, dict[str, Any]] = {}
+    for candidate in candidates:
+        value: dict[str, Any] = {"error": candidate.error, "failure": candidate.failure}
+        tensors = {} if candidate.failure is not None else candidate.module.state_dict()
+        compilation.workspace.put(DISTILLED, candidate.key, Result(value, tensors))
+        values[candidate.key] = value
+    compilation.workspace.discard(_TRAINING, together)
+    return values

@@ -1,0 +1,204 @@
+"""Emit: the student's files, each compared with the student before it is called good."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx
+
+from lanac.backends import onnxruntime
+from lanac.backends.base import BACKENDS, Backend
+from lanac.compilation import Compilation, Outputs
+from lanac.errors import BackendError
+from lanac.ir import flatten_tensors
+from lanac.passes.time_finalists import target_inputs
+from lanac.targets import (
+    FLOPS,
+    LATENCY,
+    MEMORY,
+    PARAMS,
+    Timing,
+    count_flops,
+    count_params,
+    peak_activation_bytes,
+    time_interleaved,
+)
+from lanac.training.data import in_order
+from lanac.training.finetune import measure
+from lanac.workspace import disk_errors
+
+_TOLERANCE = {"pytorch": 1e-6}
+"""Largest difference, relative to the largest output, by backend; 1e-4 for what is not listed.
+
+The emitted source runs the same kernels, so it has to agree almost to the bit; another runtime
+adds in another order."""
+
+
+@dataclass(frozen=True)
+class EmitStudent:
+    """Writes, verifies and measures the student's files.
+
+    The files appear in the output folder only after every one of them has agreed with the student
+    on real inputs; what does not agree is kept aside in `rejected`.
+
+    Attributes:
+        backends: names of the outputs.
+        samples: how many held-out samples the files are compared on.
+        rounds: visits per network when teacher and student are timed.
+    """
+
+    backends: tuple[str, ...] = ("pytorch", "onnx")
+    samples: int = 64
+    rounds: int = 101
+    name = "emit_student"
+    needs = ("program", "chosen", "student")
+    provides = ("outputs",)
+
+    def run(self, compilation: Compilation) -> Compilation:
+        folder = student_folder(compilation)
+        student: fx.GraphModule = compilation.need("student").module
+        with disk_errors(folder):
+            partial = _fresh(folder.with_name(f".{folder.name}.partial"))
+            inputs = real_inputs(compilation, self.samples)
+            files, agreement = {}, {}
+            for name in self.backends:
+                backend = BACKENDS.get(name)
+                written = backend.emit(student, partial, inputs)
+                agreement[name] = _compare(backend, written, student, inputs, partial)
+                files[name] = tuple(path.name for path in written)
+            _replace(partial, folder)
+        latency, teacher_latency = self._time(compilation, folder, files, inputs)
+        outputs = _outputs(compilation, folder, files, agreement, latency, teacher_latency)
+        return compilation.having(outputs=outputs)
+
+    def _time(
+        self,
+        compilation: Compilation,
+        folder: Path,
+        files: Mapping[str, Sequence[str]],
+        inputs: tuple[Tensor, ...],
+    ) -> tuple[Timing | None, Timing | None]:
+        """Student and teacher as emitted, interleaved; nothing where no ONNX file was asked for."""
+        if "onnx" not in files:
+            return None, None
+        program, target = compilation.need("program"), compilation.target
+        teacher = _fresh(folder / ".teacher")
+        try:
+            (teacher_file, *_) = BACKENDS.get("onnx").emit(program.teacher, teacher, inputs)
+            zeros = target_inputs(program, target.batch)
+            runs = [
+                onnxruntime.timed_run(path, zeros, target.threads)
+                for path in (folder / files["onnx"][0], teacher_file)
+            ]
+        finally:
+            shutil.rmtree(teacher, ignore_errors=True)
+        with (
+            compilation.workspace.lock("measuring", "is measuring latencies", wait=True),
+            compilation.instruments.progress("timing the student", self.rounds) as advance,
+        ):
+            student_time, teacher_time = time_interleaved(
+                runs, threads=target.threads, rounds=self.rounds, progress=lambda _: advance(1)
+            )
+        return student_time, teacher_time
+
+
+def student_folder(compilation: Compilation) -> Path:
+    """Where a student's files go: one folder per budget and target, such as `0.5x@cpu`."""
+    budget = str(compilation.budget).replace("=", "-")
+    return compilation.out / f"{budget}@{compilation.target.short}"
+
+
+def real_inputs(compilation: Compilation, samples: int) -> tuple[Tensor, ...]:
+    """Held-out samples, on the CPU."""
+    data = compilation.task.held_out
+    order = in_order(min(samples, len(data)), samples)
+    return next(iter(data.batches(order, compilation.seed))).inputs
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _replace(partial: Path, folder: Path) -> None:
+    """Puts the finished folder in the place of an older one."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@torch.no_grad()
+def _compare(
+    backend: Backend,
+    files: tuple[Path, ...],
+    student: fx.GraphModule,
+    inputs: tuple[Tensor, ...],
+    partial: Path,
+) -> float:
+    """Largest difference to the student relative to its largest output, over all outputs."""
+    run = backend.load(files)
+    worst = 0.0
+    for count in sorted({1, len(inputs[0])}):  # one sample and many: the batch must be dynamic
+        some = tuple(value[:count] for value in inputs)
+        expected, actual = flatten_tensors(student(*some)), run(*some)
+        for ours, theirs in zip(expected, actual, strict=True):
+            difference = float((ours - theirs).abs().max()) if ours.numel() else 0.0
+            worst = max(worst, difference / max(float(ours.abs().max()), 1e-12))
+    tolerance = _TOLERANCE.get(backend.name, 1e-4)
+    if not worst <= tolerance:
+        kept = partial.with_name("rejected")
+        shutil.rmtree(kept, ignore_errors=True)
+        partial.rename(kept)
+        raise BackendError(
+            f"{files[0].name} does not agree with the student: relative difference {worst:.2e} on "
+            f"{len(inputs[0])} real inputs, at most {tolerance:.0e} expected. "
+            f"The file is kept in {kept} for inspection; this is a defect of lanac, please report it"
+        )
+    return worst
+
+
+def _outputs(
+    compilation: Compilation,
+    folder: Path,
+    files: Mapping[str, tuple[str, ...]],
+    agreement: Mapping[str, float],
+    latency: Timing | None,
+    teacher_latency: Timing | None,
+) -> Outputs:
+    program, task = compilation.need("program"), compilation.task
+    student, cpu = compilation.need("student").module, torch.device("cpu")
+    one = tuple(value[:1] for value in compilation.example)
+    costs, teacher_costs = (
+        {
+            PARAMS: float(count_params(module)),
+            FLOPS: float(count_flops(module, one)),
+            MEMORY: float(peak_activation_bytes(module, one)),
+        }
+        for module in (student, program.teacher)
+    )
+    if latency is not None and teacher_latency is not None:
+        costs[LATENCY], teacher_costs[LATENCY] = latency.median_ms, teacher_latency.median_ms
+    with compilation.instruments.progress("measuring accuracy", 2) as advance:
+        metrics = []
+        for module in (student, program.teacher):
+            metrics.append(measure(module, program.teacher, task, task.val, cpu))
+            advance(1)
+    return Outputs(
+        folder,
+        files,
+        agreement,
+        metrics[0],
+        metrics[1],
+        latency,
+        teacher_latency,
+        costs,
+        teacher_costs,
+    )

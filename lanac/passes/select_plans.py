@@ -1,0 +1,126 @@
+"""Select: SCIP chooses one op per slot under the budget, K times (paper, Eq. 4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lanac.compilation import Compilation
+from lanac.errors import InfeasibleBudgetError, SelectionError
+from lanac.ir import Plan, Slot
+from lanac.solver import Selection, SelectionProblem, SelectionStatus, solve
+from lanac.targets import MEMORY, RESOURCES, format_cost
+
+
+@dataclass(frozen=True)
+class SelectPlans:
+    """Finds K diverse plans, best predicted loss first.
+
+    Attributes:
+        plans: how many (K).
+        overlap: largest share of slots in which two plans may agree (the paper's 0.7 N).
+        time_limit_s: after this, what was found with its proven gap.
+    """
+
+    plans: int = 32
+    overlap: float = 0.7
+    time_limit_s: float = 60.0
+    name = "select_plans"
+    needs = ("program", "pool", "costs", "scores")
+    provides = ("plans",)
+
+    def run(self, compilation: Compilation) -> Compilation:
+        problem = selection_problem(compilation, self.plans, self.overlap)
+        selection = solve(problem, seed=compilation.seed, time_limit_s=self.time_limit_s)
+        if selection.status is SelectionStatus.INFEASIBLE:
+            raise InfeasibleBudgetError(_infeasible(compilation, problem, selection))
+        if not selection.plans:
+            raise SelectionError(
+                f"no plan was found within {self.time_limit_s:g} s; allow more time or a smaller pool"
+            )
+        _say_status(compilation, selection, self.plans)
+        slots, pool = compilation.need("program").slots, compilation.need("pool")
+        costs = compilation.need("costs")
+        plans = []
+        for found in selection.plans:
+            ops = tuple(
+                pool[slot.name][choice] for slot, choice in zip(slots, found.choices, strict=True)
+            )
+            plans.append(Plan(ops, found.score, costs.totals(slots, ops), found.gap))
+        return compilation.having(plans=tuple(plans))
+
+
+def selection_problem(compilation: Compilation, plans: int, overlap: float) -> SelectionProblem:
+    """The problem of Eq. 4 for a compilation's pool, scores, costs and budget.
+
+    Peak memory is a maximum, not a sum: an op above that limit is forbidden by itself.
+    """
+    slots: tuple[Slot, ...] = compilation.need("program").slots
+    pool, costs, scores = (compilation.need(name) for name in ("pool", "costs", "scores"))
+    limits = tightened_limits(compilation)
+    memory = limits.pop(MEMORY, math.inf)
+    too_large = tuple(
+        ((place, choice),)
+        for place, slot in enumerate(slots)
+        for choice, op in enumerate(pool[slot.name])
+        if costs.costs[MEMORY][slot.name][op] > memory
+    )
+    summed = [resource for resource in RESOURCES if resource in costs.costs and resource != MEMORY]
+    return SelectionProblem(
+        slots=tuple(slot.name for slot in slots),
+        ops=tuple(tuple(map(str, pool[slot.name])) for slot in slots),
+        scores=tuple(tuple(scores[slot.name][op] for op in pool[slot.name]) for slot in slots),
+        costs={
+            resource: tuple(
+                tuple(costs.costs[resource][slot.name][op] for op in pool[slot.name])
+                for slot in slots
+            )
+            for resource in summed
+        },
+        constants={resource: costs.constants[resource] for resource in summed},
+        limits=limits,
+        plan_count=plans,
+        max_overlap=max(0, min(len(slots) - 1, math.floor(overlap * len(slots)))),
+        forbidden=too_large,
+    )
+
+
+def tightened_limits(compilation: Compilation) -> dict[str, float]:
+    """The budget in absolute units, lowered where finalists were slower than predicted."""
+    limits = compilation.budget.absolute(compilation.need("costs").teacher)
+    return {
+        resource: limit * compilation.tightening.get(resource, 1.0)
+        for resource, limit in limits.items()
+    }
+
+
+def _infeasible(compilation: Compilation, problem: SelectionProblem, selection: Selection) -> str:
+    teacher: Mapping[str, float] = compilation.need("costs").teacher
+    parts = [
+        f"{resource}: the smallest reachable is {format_cost(resource, smallest)} "
+        f"({smallest / teacher[resource]:.3f}x), the limit is "
+        f"{format_cost(resource, problem.limits[resource])} "
+        f"({problem.limits[resource] / teacher[resource]:.3f}x)"
+        for resource, smallest in selection.smallest.items()
+        if resource in selection.binding
+    ]
+    parts = parts or [f"{', '.join(selection.binding)}: not reachable together"]
+    tightened = " after tightening it, since measured networks were slower than predicted" * bool(
+        compilation.tightening
+    )
+    return (
+        f"budget {compilation.budget} cannot be met{tightened}. {'; '.join(parts)}. "
+        "Give a larger budget, or a larger pool (--pool)."
+    )
+
+
+def _say_status(compilation: Compilation, selection: Selection, wanted: int) -> None:
+    count = len(selection.plans)
+    if selection.status is SelectionStatus.FEWER_PLANS:
+        compilation.instruments.say(f"only {count} of {wanted} plans exist that differ enough")
+    elif selection.status is SelectionStatus.FEASIBLE:
+        gap = max(plan.gap for plan in selection.plans)
+        compilation.instruments.say(
+            f"{count} of {wanted} plans within the time limit, proven gap {gap:.2%}"
+        )

@@ -1,0 +1,101 @@
+"""Close the loop: the finalists are timed as whole networks; a broken budget is tightened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from lanac.backends import onnxruntime
+from lanac.compilation import Compilation, Finalist
+from lanac.ir import Program
+from lanac.passes.assemble import assemble_student
+from lanac.targets import LATENCY, Timing, time_interleaved
+
+
+@dataclass(frozen=True)
+class TimeFinalists:
+    """Times the finalists in the target's runtime, interleaved with the teacher.
+
+    The best one that meets the budget is chosen. Where none does, `tightening` is lowered and
+    nothing is chosen: the pipeline then selects again.
+
+    Attributes:
+        rounds: visits per network.
+        margin: how far below the budget a latency has to be measured, so that the emitted
+            student, measured again, still meets it.
+    """
+
+    rounds: int = 41
+    margin: float = 0.02
+    name = "time_finalists"
+    needs = ("program", "finalists")
+    provides = ("finalists",)
+
+    def run(self, compilation: Compilation) -> Compilation:
+        finalists: Sequence[Finalist] = compilation.need("finalists")
+        if LATENCY not in compilation.budget.resources:
+            done = tuple(replace(item, costs=item.plan.costs) for item in finalists)
+            return compilation.having(finalists=done, chosen=done[0])
+        timed = self._time(compilation, finalists)
+        limit = compilation.budget.absolute(compilation.need("costs").teacher)[LATENCY]
+        teacher = compilation.need("costs").teacher[LATENCY]
+        fitting = [item for item in timed if item.costs[LATENCY] <= limit * (1 - self.margin)]
+        if fitting:
+            return compilation.having(
+                finalists=timed, chosen=min(fitting, key=lambda item: item.loss)
+            )
+        fastest = min(timed, key=lambda item: item.costs[LATENCY])
+        compilation.instruments.say(
+            f"the fastest finalist was measured at {fastest.costs[LATENCY] / teacher:.3f}x of the "
+            f"teacher, predicted {fastest.plan.costs[LATENCY] / teacher:.3f}x, with "
+            f"{limit / teacher:.3f}x allowed: tightening"
+        )
+        before = compilation.tightening.get(LATENCY, 1.0)
+        factor = limit * (1 - self.margin) / fastest.costs[LATENCY]
+        tightening = {**compilation.tightening, LATENCY: before * min(factor, 0.99)}
+        return compilation.having(finalists=timed, tightening=tightening)
+
+    def _time(
+        self, compilation: Compilation, finalists: Sequence[Finalist]
+    ) -> tuple[Finalist, ...]:
+        program, target = compilation.need("program"), compilation.target
+        inputs = target_inputs(program, target.batch)
+        networks = [program.teacher]
+        networks += [assemble_student(compilation, item.plan.ops) for item in finalists]
+        runs = [
+            onnxruntime.timed_run(
+                onnxruntime.export_for_timing(network, inputs), inputs, target.threads
+            )
+            for network in networks
+        ]
+        with (
+            compilation.workspace.lock("measuring", "is measuring latencies", wait=True),
+            compilation.instruments.progress("timing the finalists", self.rounds) as advance,
+        ):
+            teacher, *students = time_interleaved(
+                runs, threads=target.threads, rounds=self.rounds, progress=lambda _: advance(1)
+            )
+        reference = compilation.need("costs").teacher[LATENCY]
+        return tuple(
+            replace(
+                item,
+                latency=timing,
+                teacher_latency=teacher,
+                costs={**item.plan.costs, LATENCY: _relative(timing, teacher) * reference},
+            )
+            for item, timing in zip(finalists, students, strict=True)
+        )
+
+
+def _relative(timing: Timing, teacher: Timing) -> float:
+    """The latency as a share of the teacher's, measured in the same minutes."""
+    return timing.median_ms / teacher.median_ms
+
+
+def target_inputs(program: Program, batch: int) -> tuple[torch.Tensor, ...]:
+    """Inputs of the network at the target's batch."""
+    return tuple(
+        torch.zeros(spec.with_batch(batch).shape, dtype=spec.dtype) for spec in program.input_specs
+    )

@@ -1,0 +1,37 @@
+"""Front end: the teacher becomes a program that verifies itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from lanac.compilation import Compilation
+from lanac.frontend.partition import partition
+from lanac.frontend.tracing import trace
+from lanac.ir import verify_program
+from lanac.workspace import key_of
+
+
+@dataclass(frozen=True)
+class TraceProgram:
+    """Traces the teacher, cuts it into slots and checks the program's invariants.
+
+    Attributes:
+        teacher: the trained network.
+    """
+
+    teacher: nn.Module
+    name = "trace_program"
+    needs = ()
+    provides = ("program",)
+
+    def run(self, compilation: Compilation) -> Compilation:
+        graph_module, specs = trace(self.teacher, compilation.example)
+        program = partition(graph_module, specs)
+        verify_program(program, compilation.example)
+        for part in program.left_out:
+            compilation.instruments.say(f"in no slot: {part.nodes[-1]} ({part.reason})")
+        fingerprint = key_of(str(graph_module.graph), dict(graph_module.state_dict()))
+        fingerprints = {**compilation.fingerprints, "teacher": fingerprint}
+        return replace(compilation, program=program, fingerprints=fingerprints)

@@ -1,0 +1,202 @@
+"""The report of one student: plan.json for programs, summary.md for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from lanac.compilation import Compilation, Finalist, Outputs
+from lanac.ir import TEACHER, Slot
+from lanac.targets import FLOPS, LATENCY, MEMORY, PARAMS, RESOURCES, Timing, format_cost
+from lanac.version import __version__
+from lanac.workspace import write_atomically
+
+TITLES = {LATENCY: "latency", PARAMS: "params", FLOPS: "flops", MEMORY: "peak activations"}
+
+
+def write_report(compilation: Compilation) -> None:
+    """Writes plan.json and summary.md into the student's folder."""
+    folder = compilation.need("outputs").folder
+    plan = json.dumps(plan_record(compilation), indent=2) + "\n"
+    write_atomically(folder / "plan.json", plan.encode())
+    write_atomically(folder / "summary.md", summary(compilation).encode())
+
+
+def plan_record(compilation: Compilation) -> dict[str, Any]:
+    """The plan and every figure about it as plain values; `parse_op` reads the ops back."""
+    chosen, outputs = compilation.need("chosen"), compilation.need("outputs")
+    slots: tuple[Slot, ...] = compilation.need("program").slots
+    costs, scores = compilation.need("costs"), compilation.need("scores")
+    student = compilation.need("student")
+    return {
+        "lanac": __version__,
+        "teacher": compilation.fingerprints["teacher"],
+        "target": str(compilation.target),
+        "budget": str(compilation.budget),
+        "seed": compilation.seed,
+        "slots": [
+            {
+                "slot": slot.name,
+                "input": str(slot.input_spec),
+                "output": str(slot.output_spec),
+                "op": str(op),
+                "score": scores[slot.name][op],
+                "costs": {name: costs.costs[name][slot.name][op] for name in costs.costs},
+                "teacher_costs": {
+                    name: costs.costs[name][slot.name][TEACHER] for name in costs.costs
+                },
+            }
+            for slot, op in zip(slots, chosen.plan.ops, strict=True)
+        ],
+        "cost_sources": dict(costs.how),
+        "predicted": {"score": chosen.plan.score, "costs": dict(chosen.plan.costs)},
+        "proven_gap": chosen.plan.gap,
+        "before_finetuning": {
+            "loss": chosen.loss,
+            "teacher_loss": chosen.teacher_loss,
+            "images": chosen.images,
+        },
+        "finetuning": {"epochs": list(student.epochs), "best_epoch": student.best_epoch},
+        "metric": {
+            "name": compilation.task.metric_name,
+            "student": outputs.metric,
+            "teacher": outputs.teacher_metric,
+            "samples": len(compilation.task.val),
+        },
+        "measured": {
+            "latency": _timing(outputs.latency),
+            "teacher_latency": _timing(outputs.teacher_latency),
+            "costs": dict(outputs.costs),
+            "teacher_costs": dict(outputs.teacher_costs),
+        },
+        "files": {name: list(files) for name, files in outputs.files.items()},
+        "agreement": dict(outputs.agreement),
+    }
+
+
+def _timing(timing: Timing | None) -> dict[str, float] | None:
+    return None if timing is None else dict(vars(timing))
+
+
+def result_rows(compilation: Compilation) -> list[tuple[str, str, str, str]]:
+    """(what, teacher, student, ratio) of every figure, with where it comes from."""
+    outputs: Outputs = compilation.need("outputs")
+    task = compilation.task
+    percent = " %" if task.user_metric is None else ""
+    rows = []
+    if outputs.latency is not None and outputs.teacher_latency is not None:
+        times = str(outputs.teacher_latency), str(outputs.latency)
+        ratio = f"{outputs.latency.median_ms / outputs.teacher_latency.median_ms:.3f}x"
+        rows.append(("latency (measured)", *times, ratio))
+    rows.append(
+        (
+            f"{task.metric_name} ({len(task.val):,} samples)",
+            f"{outputs.teacher_metric:.2f}{percent}",
+            f"{outputs.metric:.2f}{percent}",
+            f"{outputs.metric - outputs.teacher_metric:+.2f}",
+        )
+    )
+    for resource in (PARAMS, FLOPS, MEMORY):
+        before, after = outputs.teacher_costs[resource], outputs.costs[resource]
+        ratio = f"{after / before:.3f}x" if before else "-"
+        texts = format_cost(resource, before), format_cost(resource, after)
+        rows.append((f"{TITLES[resource]} (counted)", *texts, ratio))
+    return rows
+
+
+def verdict(compilation: Compilation) -> tuple[bool, str]:
+    """Whether the emitted student meets its budget as measured, and a sentence that says so."""
+    outputs: Outputs = compilation.need("outputs")
+    missed = []
+    for limit in compilation.budget.limits:
+        own, student = (
+            costs.get(limit.resource) for costs in (outputs.teacher_costs, outputs.costs)
+        )
+        if own is None or student is None:
+            return False, f"budget {limit.text} was not measured: no ONNX file was asked for"
+        allowed = limit.value * own if limit.relative else limit.value
+        if student > allowed:
+            missed.append(f"{limit.text} (got {student / own:.3f}x)")
+    if missed:
+        return False, f"the budget is missed: {', '.join(missed)}"
+    return True, f"the budget {compilation.budget} is met"
+
+
+def replacements(compilation: Compilation) -> list[tuple[str, str, str]]:
+    """(slot, shapes, op) of every slot."""
+    slots, chosen = compilation.need("program").slots, compilation.need("chosen")
+    return [
+        (slot.name, f"{slot.input_spec} -> {slot.output_spec}", str(op))
+        for slot, op in zip(slots, chosen.plan.ops, strict=True)
+    ]
+
+
+def summary(compilation: Compilation) -> str:
+    """The report as Markdown."""
+    outputs: Outputs = compilation.need("outputs")
+    student, chosen = compilation.need("student"), compilation.need("chosen")
+    costs = compilation.need("costs")
+    lines = [
+        f"# Student at {compilation.budget} on {compilation.target}",
+        "",
+        f"{verdict(compilation)[1].capitalize()}.",
+        "",
+        *_table(("", "teacher", "student", ""), result_rows(compilation)),
+        "",
+        "Latencies are medians (with quartiles) of teacher and student as emitted in ONNX, "
+        f"interleaved in one run on {compilation.target}; with one thread they are CPU time.",
+        "",
+        "## What was replaced",
+        "",
+        *_table(("slot", "shapes", "op"), replacements(compilation)),
+        "",
+        "## From prediction to measurement",
+        "",
+        *_table(
+            ("finalist", "loss (teacher)", "predicted cost", "measured before finetuning"),
+            _finalist_rows(compilation, costs.teacher.get(LATENCY)),
+        ),
+        "",
+        f"Kept: epoch {student.best_epoch} of {len(student.epochs) - 1}, "
+        f"{compilation.task.metric_name} {student.metric:.2f} on "
+        f"{len(compilation.task.held_out):,} held-out training samples. "
+        f"Predicted change of the loss: {chosen.plan.score:+.4f}.",
+        "",
+        "## Files",
+        "",
+        *(
+            f"- {', '.join(f'`{file}`' for file in files)} ({name}): agrees with the student on real "
+            f"inputs within {outputs.agreement[name]:.1e}"
+            for name, files in outputs.files.items()
+        ),
+        "- `plan.json`: every figure of this page, for programs",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _finalist_rows(
+    compilation: Compilation, teacher_ms: float | None
+) -> list[tuple[str, str, str, str]]:
+    rows = []
+    finalists: tuple[Finalist, ...] = compilation.need("finalists")
+    for place, item in enumerate(finalists, 1):
+        mark = " (chosen)" if item.plan.ops == compilation.need("chosen").plan.ops else ""
+        predicted = ", ".join(
+            format_cost(name, item.plan.costs[name])
+            for name in RESOURCES
+            if name in item.plan.costs
+        )
+        measured = "-"
+        if item.latency is not None and teacher_ms:
+            measured = f"{item.latency} = {item.costs[LATENCY] / teacher_ms:.3f}x"
+        rows.append(
+            (f"{place}{mark}", f"{item.loss:.4f} ({item.teacher_loss:.4f})", predicted, measured)
+        )
+    return rows
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    return lines + [f"| {' | '.join(row)} |" for row in rows]

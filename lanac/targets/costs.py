@@ -1,0 +1,55 @@
+"""Cost tables: what every op costs on the target, and what the rest of the network costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lanac.ir import TEACHER, OpSpec, Slot
+
+LATENCY, PARAMS, FLOPS, MEMORY = "latency_ms", "params", "flops", "memory_bytes"
+RESOURCES = (LATENCY, PARAMS, FLOPS, MEMORY)
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Costs by resource, slot and op (the paper's look-up table).
+
+    Attributes:
+        costs: resource -> slot name -> op -> cost; latency in milliseconds, memory in bytes.
+        constants: resource -> cost of what lies outside the slots.
+        teacher: resource -> cost of the whole teacher, latency measured as a whole.
+        how: resource -> where the figures come from: "measured" or "counted".
+        scale: measured whole teacher over the sum of its separately measured parts.
+    """
+
+    costs: Mapping[str, Mapping[str, Mapping[OpSpec, float]]]
+    constants: Mapping[str, float]
+    teacher: Mapping[str, float]
+    how: Mapping[str, str]
+    scale: float = 1.0
+
+    def total(self, resource: str, slots: Sequence[Slot], ops: Sequence[OpSpec]) -> float:
+        """Predicted cost of a plan: a sum, but the largest slot's for peak memory."""
+        parts = [self.costs[resource][slot.name][op] for slot, op in zip(slots, ops, strict=True)]
+        if resource == MEMORY:
+            return max([self.constants[resource], *parts])
+        return self.constants[resource] + sum(parts)
+
+    def totals(self, slots: Sequence[Slot], ops: Sequence[OpSpec]) -> dict[str, float]:
+        """Predicted cost of a plan by resource."""
+        return {resource: self.total(resource, slots, ops) for resource in self.costs}
+
+    def is_cheaper(self, slot: Slot, op: OpSpec, resources: Sequence[str]) -> bool:
+        """Whether an op costs less than the slot's own in at least one of the resources.
+
+        A latency has to be lower by more than measurements scatter.
+        """
+        for resource in resources:
+            own, other = (
+                self.costs[resource][slot.name][TEACHER],
+                self.costs[resource][slot.name][op],
+            )
+            if other < own * (0.98 if resource == LATENCY else 1.0):
+                return True
+        return False

@@ -1,0 +1,55 @@
+"""Costs that are counted, not measured: params, flops, peak activation memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lanac.ir import flatten_tensors
+
+
+def count_params(module: nn.Module) -> int:
+    """Number of trained values; shared ones count once."""
+    return sum(value.numel() for value in module.parameters())
+
+
+@torch.no_grad()
+def count_flops(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    """Floating point operations of convolutions, matrix products and attention.
+
+    One multiplication with its addition counts as two.
+    """
+    counter = FlopCounterMode(display=False)
+    with counter:
+        module(*inputs)
+    return int(counter.get_total_flops())
+
+
+def peak_activation_bytes(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    """Largest sum of tensors alive at once while the graph runs in its order; weights not counted.
+
+    Layers count as one step: what a runtime needs inside a layer is its own affair.
+    """
+    # Traced again even where it is a graph already: its sub-modules may be graphs of their own.
+    meter = _MemoryMeter(fx.symbolic_trace(module))
+    with torch.no_grad():
+        meter.run(*inputs)
+    return meter.peak
+
+
+class _MemoryMeter(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=True)
+        self.peak = 0
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        # `env` still holds what this node reads: it is alive while the node is computed.
+        alive = [tensor for stored in self.env.values() for tensor in flatten_tensors(stored)]
+        alive += flatten_tensors(value)
+        storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in alive}
+        self.peak = max(self.peak, sum(t.untyped_storage().nbytes() for t in storages.values()))
+        return value

@@ -1,0 +1,85 @@
+"""Running the rest of a network from a slot on, so that what lies before it runs only once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from lanac.ir import Program, Slot
+from lanac.training.data import Batch
+from lanac.training.device import on_device
+
+Continue = Callable[[nn.Module], Any]
+"""Fills the slot with a module and returns the network's outputs."""
+
+
+class SuffixRunner:
+    """Steps through the teacher slot by slot; at each one the rest can be run with another op.
+
+    Only the values that are still needed are kept, so the memory is that of one forward pass.
+    """
+
+    def __init__(self, program: Program, device: torch.device) -> None:
+        self.module: fx.GraphModule = on_device(program.split(), device).eval()
+        self._slots = {slot.attribute: slot for slot in program.slots}
+        self._nodes = list(self.module.graph.nodes)
+        self._last_use = _last_uses(self._nodes)
+
+    @torch.no_grad()
+    def steps(self, batch: Batch) -> Iterator[tuple[Slot, Continue]]:
+        """For every slot in order: the slot, and a function that runs the network from there."""
+        values: dict[fx.Node, Any] = {}
+        inputs = iter(batch.inputs)
+        for place, node in enumerate(self._nodes):
+            slot = self._slots.get(str(node.target)) if node.op == "call_module" else None
+            if slot is not None:
+                yield slot, self._continuation(place, dict(values))
+            values[node] = self._evaluate(node, values, inputs)
+            for dead in self._last_use.get(place, ()):
+                del values[dead]
+
+    def _continuation(self, place: int, values: dict[fx.Node, Any]) -> Continue:
+        @torch.no_grad()
+        def run(op: nn.Module) -> Any:
+            mine = dict(values)
+            entry: Tensor = mine[self._nodes[place].args[0]]
+            mine[self._nodes[place]] = op(entry)
+            for node in self._nodes[place + 1 :]:
+                mine[node] = self._evaluate(node, mine, iter(()))
+            return mine[self._nodes[-1]]
+
+        return run
+
+    def _evaluate(self, node: fx.Node, values: dict[fx.Node, Any], inputs: Iterator[Tensor]) -> Any:
+        if node.op == "placeholder":
+            return next(inputs)
+        if node.op == "get_attr":
+            return _attribute(self.module, str(node.target))
+        arguments = fx.node.map_arg(node.args, values.__getitem__)
+        keywords = fx.node.map_arg(node.kwargs, values.__getitem__)
+        if node.op == "output":
+            return arguments[0]
+        if node.op == "call_module":
+            return self.module.get_submodule(str(node.target))(*arguments, **keywords)
+        if node.op == "call_method":
+            return getattr(arguments[0], str(node.target))(*arguments[1:], **keywords)
+        assert callable(node.target)  # the only kind left: call_function
+        return node.target(*arguments, **keywords)
+
+
+def _attribute(module: nn.Module, target: str) -> Any:
+    path, _, name = target.rpartition(".")
+    return getattr(module.get_submodule(path), name)
+
+
+def _last_uses(nodes: list[fx.Node]) -> dict[int, list[fx.Node]]:
+    """By place: the values that nothing after it reads."""
+    place = {node: index for index, node in enumerate(nodes)}
+    last: dict[int, list[fx.Node]] = {}
+    for node in nodes[:-1]:
+        final = max((place[user] for user in node.users), default=place[node])
+        last.setdefault(final, []).append(node)
+    return last

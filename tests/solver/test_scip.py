@@ -1,0 +1,240 @@
+"""SCIP against brute force, at the edges of its tolerances, and on the paper's size."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lanac.errors import SelectionError
+from lanac.solver import SelectionStatus, scip, solve, verify_plan
+
+LEAN = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def plans_of(problem):
+    """Every plan that keeps the limits, with its score, in exact arithmetic."""
+
+    def total(table, plan):
+        return sum((Fraction(row[op]) for row, op in zip(table, plan, strict=True)), Fraction(0))
+
+    for plan in itertools.product(*(range(len(pool)) for pool in problem.ops)):
+        fits = all(
+            Fraction(problem.constants.get(name, 0.0)) + total(problem.costs[name], plan)
+            <= Fraction(limit)
+            for name, limit in problem.limits.items()
+        )
+        fixed = all(plan[slot] == op for slot, op in problem.fixed.items())
+        hit = any(all(plan[slot] == op for slot, op in pairs) for pairs in problem.forbidden)
+        if fits and fixed and not hit:
+            yield plan, total(problem.scores, plan)
+
+
+def check_sequence(problem, answer):
+    """Each plan is a best one given those before it; the status says how the sequence ended."""
+    left = dict(plans_of(problem))
+    for number, plan in enumerate(answer.plans):
+        verify_plan(problem, plan, answer.plans[:number])
+        assert plan.gap == 0.0
+        assert plan.choices in left
+        best = min(left.values())
+        size = sum(max(map(abs, row)) for row in problem.scores)
+        assert plan.score == pytest.approx(float(best), abs=1e-9 * size)
+        left = {
+            other: score
+            for other, score in left.items()
+            if sum(a == b for a, b in zip(other, plan.choices, strict=True))
+            <= problem.overlap_limit
+        }
+    if len(answer.plans) == problem.plan_count:
+        assert answer.status is SelectionStatus.OPTIMAL
+    else:
+        assert not left
+        some = bool(answer.plans)
+        expected = SelectionStatus.FEWER_PLANS if some else SelectionStatus.INFEASIBLE
+        assert answer.status is expected
+
+
+@st.composite
+def problems(draw, build):
+    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+    score = draw(
+        st.sampled_from(
+            [st.floats(-1, 1), st.integers(-2, 2), st.sampled_from([0.0, 1e-6, 0.01, 5.0, 1e9])]
+        )
+    )
+    cost = draw(
+        st.sampled_from(
+            [st.floats(0, 1), st.integers(0, 3), st.sampled_from([0.1, 0.2, 0.3, 0.7, 1e-9, 2e9])]
+        )
+    )
+
+    def table(values):
+        return [[draw(values) for _ in range(size)] for size in sizes]
+
+    names = draw(st.sampled_from([[], ["ms"], ["ms", "mb"]]))
+    costs = {name: table(cost) for name in names}
+    pairs = [(slot, op) for slot, size in enumerate(sizes) for op in range(size)]
+    limits = {}
+    for name, rows in costs.items():
+        some_plan = sum(row[draw(st.integers(0, len(row) - 1))] for row in rows)
+        limits[name] = some_plan * draw(st.sampled_from([1.0, 1.0, 1.1, 0.9, 0.5]))
+    try:
+        return build(
+            table(score),
+            costs=costs,
+            constants={name: draw(st.sampled_from([0.0, 0.1])) for name in names[:1]},
+            limits=limits,
+            plan_count=draw(st.integers(1, 6)),
+            max_overlap=draw(st.none() | st.integers(0, len(sizes) - 1)),
+            fixed=dict(draw(st.lists(st.sampled_from(pairs), max_size=1))),
+            forbidden=draw(
+                st.lists(st.lists(st.sampled_from(pairs), min_size=1, max_size=3), max_size=3)
+            ),
+        )
+    except SelectionError:  # a forbidden set that is wholly fixed
+        return build([[0.0]])
+
+
+@LEAN
+@given(data=st.data())
+def test_sequence_equals_brute_force(build, data):
+    problem = data.draw(problems(build))
+    check_sequence(problem, solve(problem))
+
+
+def test_diverse_plans_and_fewer_than_asked(build):
+    problem = build([[0.0, 1.0, 3.0]] * 3, plan_count=5, max_overlap=0)
+    answer = solve(problem)
+    assert answer.status is SelectionStatus.FEWER_PLANS
+    assert [plan.score for plan in answer.plans] == [0.0, 3.0, 9.0]
+
+
+def test_limit_holds_exactly_where_decimals_deceive(build):
+    costs = [[0.1, 0.0]] * 8
+    problem = build([[0.0, 1.0]] * 8, costs={"ms": costs}, limits={"ms": 0.3}, plan_count=3)
+    answer = solve(problem)  # three times the float 0.1 is above the float 0.3
+    assert [plan.score for plan in answer.plans] == [6.0, 6.0, 6.0]
+    check_sequence(problem, answer)
+
+
+def test_limit_holds_exactly_below_the_tolerance_of_scip(build):
+    costs = [[1.0, 0.5]] + [[1e-13, 0.0]] * 6
+    scores = [[0.0, 100.0]] + [[0.0, 1.0]] * 6
+    problem = build(scores, costs={"ms": costs}, limits={"ms": 1.0 + 2.5e-13}, plan_count=3)
+    answer = solve(problem)
+    assert answer.plans[0].score == 4.0
+    check_sequence(problem, answer)
+
+
+def test_limit_met_with_equality(build):
+    costs = {"flops": [[3e9, 1e9]] * 4, "ms": [[1e-4, 3e-4]] * 4}
+    problem = build([[0.0, 1.0]] * 4, costs=costs, limits={"flops": 8e9, "ms": 1.0}, plan_count=20)
+    check_sequence(problem, solve(problem))
+
+
+def test_scores_of_huge_range_keep_their_small_differences(build):
+    scores = [[0.0, 3e-7, 1e9], [0.0, 2e-7, 1e12], [0.0, 1e-7, 20.0]]
+    costs = {"ms": [[2.0, 1.0, 0.0]] * 3}
+    problem = build(scores, costs=costs, limits={"ms": 5.0}, plan_count=3)
+    answer = solve(problem)
+    assert [plan.score for plan in answer.plans] == pytest.approx([1e-7, 2e-7, 3e-7])
+
+
+def random_problem(build, slots, ops, seed, **fields):
+    draw = np.random.default_rng(seed)
+    costs = draw.uniform(0.1, 1, (slots, 1)) * np.sort(draw.uniform(0.02, 1, (slots, ops)), axis=1)
+    quality = 1 - costs / costs[:, -1:]
+    scores = 0.3 * quality**2 + np.abs(draw.normal(0, 0.02, (slots, ops)))
+    scores[:, -1] = 0
+    flops = 1e9 * costs * draw.uniform(0.7, 1.3, (slots, ops))
+    return build(
+        scores,
+        costs={"ms": costs, "flops": flops},
+        constants={"ms": 0.2},
+        limits={"ms": 0.5 * costs[:, -1].sum() + 0.2, "flops": 0.55 * flops[:, -1].sum()},
+        **fields,
+    )
+
+
+def test_paper_size(build):
+    problem = random_problem(build, 46, 197, 0, plan_count=2, max_overlap=32)
+    answer = solve(problem, gap=1e-3)
+    assert answer.status in (SelectionStatus.OPTIMAL, SelectionStatus.FEASIBLE)
+    first, second = answer.plans
+    assert first.score * (1 - 1e-3) <= second.score
+    assert all(plan.gap <= 1e-3 for plan in answer.plans)
+    verify_plan(problem, second, [first])
+
+
+def test_same_seed_same_plans(build):
+    problem = random_problem(build, 12, 30, 1, plan_count=4, max_overlap=8)
+    one, two = (solve(problem, seed=7) for _ in range(2))
+    assert one.status is SelectionStatus.OPTIMAL
+    assert one.plans == two.plans
+    other = solve(problem, seed=8)
+    scores = [plan.score for plan in one.plans]
+    assert [plan.score for plan in other.plans] == pytest.approx(scores, rel=1e-7)
+
+
+def test_gap_is_proven(build):
+    problem = random_problem(build, 12, 30, 2)
+    best = solve(problem).plans[0]
+    answer = solve(problem, gap=0.2)
+    plan = answer.plans[0]
+    assert plan.gap <= 0.2
+    assert plan.score * (1 - plan.gap) <= best.score * (1 + 1e-9) <= plan.score * (1 + 2e-9)
+    proven = plan.gap == 0.0
+    assert answer.status is (SelectionStatus.OPTIMAL if proven else SelectionStatus.FEASIBLE)
+
+
+def test_no_time_no_answer(build):
+    answer = solve(random_problem(build, 12, 30, 3), time_limit_s=1e-9)
+    assert (answer.status, answer.plans) == (SelectionStatus.TIME_LIMIT, ())
+
+
+def test_time_out_after_the_first_plan(build, monkeypatch):
+    clock = itertools.chain([0.0, 0.0], itertools.repeat(2.0))  # start, first step, later
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    answer = solve(build([[0.0, 1.0]], plan_count=2), time_limit_s=1.0)
+    assert answer.status is SelectionStatus.FEASIBLE
+    assert [plan.score for plan in answer.plans] == [0.0]
+
+
+def test_silent(build, capfd):
+    solve(random_problem(build, 12, 30, 4, plan_count=3))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_solver(build, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyscipopt", None)
+    with pytest.raises(SelectionError) as caught:
+        solve(build([[0.0]]))
+    assert str(caught.value) == (
+        "selection: expected the Python package pyscipopt (the SCIP solver), got an import error "
+        "(import of pyscipopt halted; None in sys.modules). "
+        "Install it with `pip install pyscipopt`."
+    )
+
+
+def test_unexpected_status(build, monkeypatch):
+    monkeypatch.setattr(scip, "_ENDS", {"gaplimit": scip.End.GAP})
+    with pytest.raises(SelectionError) as caught:
+        solve(build([[0.0]]))
+    assert str(caught.value) == (
+        "selection: expected SCIP to end with one of gaplimit, got 'optimal'. "
+        "Try another seed, and report this if it stays."
+    )
+
+
+def test_measured_bad_plan_is_cut_off(build):
+    problem = build([[0.0, 1.0], [0.0, 2.0]])
+    bad = solve(problem).plans[0]
+    again = solve(replace(problem, forbidden=(tuple(enumerate(bad.choices)),)))
+    assert again.plans[0].choices == (1, 0)
