@@ -13,15 +13,20 @@ from lanac.version import __version__
 
 if TYPE_CHECKING:
     from lanac.compilation import Compilation
-    from lanac.compiler import Result, Settings, compile
+    from lanac.compiler import Result, Settings, begin, choose_plan, compile, preparation
     from lanac.instruments import Instruments
+    from lanac.passes import run_passes
 
 _HOMES = {
     "Compilation": "lanac.compilation",
     "Instruments": "lanac.instruments",
     "Result": "lanac.compiler",
     "Settings": "lanac.compiler",
+    "begin": "lanac.compiler",
+    "choose_plan": "lanac.compiler",
     "compile": "lanac.compiler",
+    "preparation": "lanac.compiler",
+    "run_passes": "lanac.passes",
 }
 
 __all__ = [
@@ -31,7 +36,11 @@ __all__ = [
     "Result",
     "Settings",
     "__version__",
+    "begin",
+    "choose_plan",
     "compile",
+    "preparation",
+    "run_passes",
 ]
 
 

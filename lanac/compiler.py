@@ -15,6 +15,8 @@ from lanac.compilation import Compilation
 from lanac.errors import BackendError, DataError, InfeasibleBudgetError, WorkspaceError
 from lanac.frontend.tracing import run_model
 from lanac.instruments import Instruments
+from lanac.ir import OpSpec
+from lanac.ops.base import Family
 from lanac.ops.pool import parse_pool
 from lanac.passes import (
     DistillCandidates,
@@ -138,18 +140,57 @@ def compile(  # the name that users expect; nothing here needs the builtin
         LanacError: anything that is the user's to mend; the message says how.
     """
     settings = settings or Settings()
-    instruments = instruments or Instruments()
     # Whatever can be refused is refused before any work is done.
-    budgets, members = parse_budgets(budget), parse_pool(pool)
-    outputs = parse_outputs(emit)
+    budgets, outputs = parse_budgets(budget), parse_outputs(emit)
+    members = parse_pool(pool)
+    begun = begin(
+        model,
+        train_data=train_data,
+        val_data=val_data,
+        budget=budget,
+        target=target,
+        out=out,
+        workspace=workspace,
+        loss=loss,
+        metric=metric,
+        example_inputs=example_inputs,
+        held_out=settings.held_out,
+        seed=seed,
+        device=device,
+        instruments=instruments,
+    )
+    with begun.workspace.lock("run", f"is working in {out}"):
+        prepared = run_passes(begun, preparation(members, budgets, settings))
+        return _students(prepared, budgets, outputs, settings)
+
+
+def begin(
+    model: nn.Module,
+    *,
+    train_data: Any,
+    val_data: Any = None,
+    budget: str = "0.5x",
+    target: str = "cpu",
+    out: str | Path = "lanac-out",
+    workspace: str | Path | None = None,
+    loss: Callable[..., Any] | None = None,
+    metric: Callable[..., Any] | None = None,
+    example_inputs: Any = None,
+    held_out: int = Settings.held_out,
+    seed: int = 0,
+    device: str = "auto",
+    instruments: Instruments | None = None,
+) -> Compilation:
+    """Checks what the user gave, traces the teacher and opens the workspace.
+
+    The arguments are those of `compile`; the result is what `run_passes` goes on from.
+    """
+    budgets = parse_budgets(budget)
     parsed_target, training_device = parse_target(target), pick_device(device)
-    task = build_task(train_data, val_data, loss, metric, settings.held_out, seed)
+    task = build_task(train_data, val_data, loss, metric, held_out, seed)
     example = example_tensors(task, example_inputs)
     model.eval()
-    batch = task.train.batch(list(range(min(8, len(task.train)))))
-    expected = run_model(model, example)
-    task.check(run_model(model, batch.inputs) if batch.inputs else expected, batch)
-
+    check_task(task, model)
     folder = Path(out)
     start = Compilation(
         task=task,
@@ -161,24 +202,26 @@ def compile(  # the name that users expect; nothing here needs the builtin
         out=folder,
         device=training_device,
         seed=seed,
-        instruments=instruments,
+        instruments=instruments or Instruments(),
         fingerprints={"data": task.train.fingerprint()},
     )
-    with start.workspace.lock("run", f"is working in {folder}"):
-        traced = run_passes(start, [TraceProgram(model)])
-        claim_folder(folder, traced.fingerprints["teacher"])
-        prepared = run_passes(
-            traced,
-            [
-                EnumeratePool(members),
-                MeasureCosts(),
-                PrunePool(),
-                CheckBudgets(budgets),
-                DistillCandidates(settings.distill_samples, max(1, settings.batch_size // 2)),
-                ScoreCandidates(settings.score_samples, settings.batch_size),
-            ],
-        )
-        return _students(prepared, budgets, outputs, settings)
+    traced = run_passes(start, [TraceProgram(model)])
+    claim_folder(folder, traced.fingerprints["teacher"])
+    return traced
+
+
+def preparation(
+    members: Sequence[OpSpec | Family], budgets: Sequence[Budget], settings: Settings
+) -> list[Pass]:
+    """The passes that all students of a teacher share, in order: pool to scores."""
+    return [
+        EnumeratePool(tuple(members)),
+        MeasureCosts(),
+        PrunePool(),
+        CheckBudgets(tuple(budgets)),
+        DistillCandidates(settings.distill_samples, max(1, settings.batch_size // 2)),
+        ScoreCandidates(settings.score_samples, settings.batch_size),
+    ]
 
 
 def _students(
@@ -232,6 +275,8 @@ def parse_outputs(emit: str | Sequence[str]) -> tuple[str, ...]:
     """Reads `--emit`; raises BackendError for an unknown or unavailable output."""
     names = emit.split(",") if isinstance(emit, str) else list(emit)
     names = [name.strip() for name in names if name.strip()]
+    if not names:
+        raise BackendError(f"no output is asked for; known: {', '.join(BACKENDS.names())}")
     for name in names:
         reason = BACKENDS.get(name).unavailable()
         if reason is not None:
@@ -260,7 +305,24 @@ def build_task(
     labelled = data.batch([0]).targets is not None
     train, kept = data.split(max(2, min(held_out, len(data) // 10)), seed)
     val = kept if val_data is None else Data.of(val_data, "val_data()")
+    if labelled and val.batch([0]).targets is None:
+        raise DataError("val_data() has no labels, train_data() has; give val_data() labels too")
     return Task(train, val, kept, loss, metric, labelled)
+
+
+def check_task(task: Task, model: nn.Module) -> None:
+    """Runs model, loss and metric on the first samples: what does not fit is found before any work.
+
+    Raises:
+        LanacError: one of them fails.
+    """
+    for data in (task.train, task.val):
+        batch = data.batch(list(range(min(8, len(data)))))
+        first = f"the first samples of {data.name},"
+        outputs = run_model(model, batch.inputs, first, data.name)
+        if data is task.train:
+            task.check(outputs, batch)
+        task.check_metric(outputs, batch, data.name)
 
 
 def example_tensors(task: Task, example_inputs: Any) -> tuple[Tensor, ...]:

@@ -74,7 +74,6 @@ class Registry(Generic[T]):
     def _fill(self) -> None:
         if self._filled:
             return
-        self._filled = True
         package = importlib.import_module(self._package)
         for info in pkgutil.iter_modules(package.__path__):
             module: Any = importlib.import_module(f"{self._package}.{info.name}")
@@ -83,3 +82,4 @@ class Registry(Generic[T]):
                 self.add(item)
         for entry in entry_points(group=self._group):
             self.add(entry.load())
+        self._filled = True  # last: after a failure the next call fails alike, not half filled

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -40,7 +41,7 @@ _FORMAT = 1
 
 
 def key_of(*parts: Any) -> str:
-    """A hash of plain values, dataclasses, tensors and nested containers of them."""
+    """A hash of plain values, dataclasses, tensors, arrays and nested containers of them."""
     digest = hashlib.sha256(f"format {_FORMAT};".encode())
     _feed(digest, parts)
     return digest.hexdigest()[:40]
@@ -51,6 +52,8 @@ def _feed(digest: Any, value: Any) -> None:
         digest.update(f"tensor {value.dtype} {tuple(value.shape)}".encode())
         raw = value.detach().cpu().contiguous().reshape(-1)
         digest.update(raw.view(torch.uint8).numpy() if raw.numel() else b"")
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        digest.update(f"array {value.dtype} {value.shape}".encode() + value.tobytes())
     elif isinstance(value, Mapping):
         digest.update(b"{")
         for name in sorted(value, key=str):
@@ -103,17 +106,15 @@ class Workspace:
             index.execute("PRAGMA synchronous=NORMAL")
             index.execute(_SCHEMA)
         except sqlite3.DatabaseError as error:
-            raise WorkspaceError(
-                f"the workspace index {path} cannot be used: {error}. "
-                "Choose another workspace, or delete this one: lanac computes it again."
-            ) from error
+            raise WorkspaceError(_index_message(self.folder, str(error))) from error
         return index
 
     def get(self, kind: str, key: str) -> Result | None:
         """The stored result, or None where there is none or its blob is damaged."""
-        row = self._index.execute(
-            "SELECT value, blob FROM results WHERE kind = ? AND key = ?", (kind, key)
-        ).fetchone()
+        with disk_errors(self.folder):
+            row = self._index.execute(
+                "SELECT value, blob FROM results WHERE kind = ? AND key = ?", (kind, key)
+            ).fetchone()
         if row is None:
             return None
         value, blob = row
@@ -138,9 +139,10 @@ class Workspace:
 
     def replace_checkpoint(self, kind: str, key: str, result: Result) -> None:
         """Stores a result and frees the blob of the one that it replaces."""
-        row = self._index.execute(
-            "SELECT blob FROM results WHERE kind = ? AND key = ?", (kind, key)
-        ).fetchone()
+        with disk_errors(self.folder):
+            row = self._index.execute(
+                "SELECT blob FROM results WHERE kind = ? AND key = ?", (kind, key)
+            ).fetchone()
         self.put(kind, key, result)
         if row is not None and row[0] is not None:
             with disk_errors(self.folder):
@@ -159,7 +161,7 @@ class Workspace:
         data = safetensors.torch.save(separate(tensors))
         name = hashlib.sha256(data).hexdigest()
         path = self._blob(name)
-        if not path.exists() or path.stat().st_size != len(data):
+        if not _holds(path, name):
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, data)
         return name
@@ -199,6 +201,14 @@ class Workspace:
             yield
 
 
+def _holds(path: Path, name: str) -> bool:
+    """Whether the blob is there undamaged; a damaged one is written again."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == name
+    except FileNotFoundError:
+        return False
+
+
 def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors on the CPU, contiguous, no two in the same memory: what safetensors takes."""
     taken: set[int] = set()
@@ -235,9 +245,18 @@ def disk_errors(folder: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         full = "full" in str(error)
         raise WorkspaceError(_disk_message(folder, str(error), full)) from error
+    except sqlite3.DatabaseError as error:
+        raise WorkspaceError(_index_message(folder, str(error))) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise WorkspaceError(_disk_message(folder, error.strerror or str(error), full)) from error
+
+
+def _index_message(folder: Path, reason: str) -> str:
+    return (
+        f"the workspace index {folder / 'index.sqlite'} cannot be used: {reason}. "
+        "Choose another workspace, or delete this one: lanac computes it again."
+    )
 
 
 def _disk_message(folder: Path, reason: str, full: bool) -> str:

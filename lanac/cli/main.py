@@ -12,6 +12,10 @@ import typer
 from lanac.errors import LanacError
 from lanac.version import __version__
 
+_STOPPED = "stopped. Everything finished so far is kept: the same command goes on from there"
+_INTERRUPTED = 130
+"""What typer makes of Ctrl-C; older versions raise Abort."""
+
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
@@ -123,15 +127,15 @@ def main(arguments: list[str] | None = None) -> None:
         status: Any = app(args=arguments, standalone_mode=False)
     except LanacError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("stopped. Everything finished so far is kept: the same command goes on from there")
-    except typer.Abort:
-        _fail("stopped")
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(_STOPPED)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise  # a defect of lanac keeps its traceback
         _fail(f"{error.format_message()} (lanac --help lists the options)")
     else:
+        if status == _INTERRUPTED:
+            _fail(_STOPPED)
         sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -83,7 +83,7 @@ def _execute(path: Path) -> ModuleType:
     sys.modules["lanac_user_model"] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelFileError(_failure(path, "importing the file", error)) from error
     return module
 
@@ -103,14 +103,15 @@ def _call(module: ModuleType, path: Path, name: str, required: bool = True) -> A
         return None
     try:
         return function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelFileError(_failure(path, f"{name}()", error)) from error
 
 
-def _failure(path: Path, what: str, error: Exception) -> str:
+def _failure(path: Path, what: str, error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{path}, line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    # Python makes the name of an imported file absolute.
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
     where = f"{path}, line {lines[-1]}" if lines else str(path)
     return f"{where}: {what} failed: {type(error).__name__}: {error}"

@@ -59,17 +59,25 @@ def trace(
     return graph_module, specs
 
 
-def run_model(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-    """The model's outputs, without gradients; TraceError where it fails."""
+def run_model(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    what: str = "its example input",
+    source: str = "train_data() (or example_inputs())",
+) -> Any:
+    """The model's outputs, without gradients; TraceError where it fails.
+
+    `what` the inputs are and their `source` are for the message.
+    """
     try:
         with torch.no_grad():
             return model(*inputs)
     except Exception as error:
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
         raise TraceError(
-            f"the model fails on its example input of shape {shapes}: "
+            f"the model fails on {what} of shape {shapes}: "
             f"{type(error).__name__}: {_first_line(error)}. "
-            "Check that train_data() (or example_inputs()) gives what model() expects."
+            f"Check that {source} gives what model() expects."
         ) from error
 
 

@@ -115,6 +115,7 @@ class Program:
             nodes outside the slots as they stand in the teacher. Modules are shared, not copied.
         """
         owner = {name: slot for slot in self.slots for name in slot.nodes}
+        attributes = {slot.attribute for slot in self.slots}
         graph = fx.Graph()
         modules: dict[str, nn.Module] = {}
         tensors: dict[str, torch.Tensor | nn.Parameter] = {}
@@ -123,10 +124,12 @@ class Program:
             slot = owner.get(node.name)
             if slot is None:
                 copied[node] = graph.node_copy(node, copied.__getitem__)
+                if node.op in ("call_module", "get_attr"):
+                    copied[node].target = _beside(node.target, attributes)
                 if node.op == "call_module":
-                    modules[node.target] = self.teacher.get_submodule(node.target)
+                    modules[copied[node].target] = self.teacher.get_submodule(node.target)
                 elif node.op == "get_attr":
-                    tensors[node.target] = _attribute(self.teacher, node.target)
+                    tensors[copied[node].target] = _attribute(self.teacher, node.target)
             elif node.name == slot.output:
                 name = slot.attribute
                 modules[name] = ops[slot.name] if slot.name in ops else self.teacher_op(slot)
@@ -184,6 +187,13 @@ class Program:
         ]
         lines += [f"left out: {', '.join(part.nodes)}: {part.reason}" for part in self.left_out]
         return "\n".join(lines)
+
+
+def _beside(target: str, attributes: set[str]) -> str:
+    """The path of something outside the slots; another one where it would lie in a slot's module."""
+    if target.split(".")[0] not in attributes:
+        return target
+    return "outside_" + re.sub(r"\W", "_", target)
 
 
 def _attribute(module: nn.Module, target: str) -> torch.Tensor | nn.Parameter:

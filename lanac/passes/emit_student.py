@@ -28,6 +28,7 @@ from lanac.targets import (
     time_interleaved,
 )
 from lanac.training.data import in_order
+from lanac.training.device import on_device
 from lanac.training.finetune import measure
 from lanac.workspace import disk_errors
 
@@ -174,7 +175,7 @@ def _outputs(
     teacher_latency: Timing | None,
 ) -> Outputs:
     program, task = compilation.need("program"), compilation.task
-    student, cpu = compilation.need("student").module, torch.device("cpu")
+    student, device = compilation.need("student").module, compilation.device
     one = tuple(value[:1] for value in compilation.example)
     costs, teacher_costs = (
         {
@@ -187,9 +188,9 @@ def _outputs(
     if latency is not None and teacher_latency is not None:
         costs[LATENCY], teacher_costs[LATENCY] = latency.median_ms, teacher_latency.median_ms
     with compilation.instruments.progress("measuring accuracy", 2) as advance:
-        metrics = []
-        for module in (student, program.teacher):
-            metrics.append(measure(module, program.teacher, task, task.val, cpu))
+        teacher, metrics = on_device(program.teacher, device), []
+        for module in (on_device(student, device), teacher):
+            metrics.append(measure(module, teacher, task, task.val, device))
             advance(1)
     return Outputs(
         folder,

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from lanac.compilation import Compilation, Finalist
 from lanac.errors import TrainingError
-from lanac.ir import OpSpec, Plan
-from lanac.passes.assemble import assemble_student
+from lanac.ir import TEACHER, OpSpec, Plan, Program
+from lanac.passes.assemble import load_op
 from lanac.passes.score_candidates import evaluation_indices, loss_name
 from lanac.training.batch_norm import current_statistics
 from lanac.training.data import Batch, in_order
 from lanac.training.device import on_device
 from lanac.workspace import Result, key_of
+
+Ops = tuple[OpSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class EvaluatePlans:
     """Measures the plans on training images, batch norm on current statistics.
 
     Successive halving: all plans see the first images, the better half of them twice as many, and
-    so on, until the best ones have seen `images`.
+    so on, until the best ones have seen `images`. The images of a batch are loaded once for all
+    plans, and what is known of a plan from before is not computed again.
 
     Attributes:
         images: how many training images the last ones see (the paper: 6,000).
@@ -35,7 +39,7 @@ class EvaluatePlans:
     """
 
     images: int = 6000
-    first_images: int = 512
+    first_images: int = 256
     batch: int = 128
     finalists: int = 3
     name = "evaluate_plans"
@@ -44,19 +48,22 @@ class EvaluatePlans:
 
     def run(self, compilation: Compilation) -> Compilation:
         plans: Sequence[Plan] = compilation.need("plans")
-        rounds = self._rounds(len(compilation.task.train), len(plans))
-        losses: dict[tuple[OpSpec, ...], float] = {}
-        alive: list[Plan] = list(plans)
-        total = sum(keep for keep, _ in rounds)
-        with compilation.instruments.progress("evaluating plans", total) as advance:
+        teacher = (TEACHER,) * len(plans[0].ops)
+        rounds = self.rounds(len(compilation.task.train), len(plans))
+        evaluation = PlanEvaluation(compilation, self.batch, rounds[-1][1])
+        alive = list(plans)
+        losses: dict[Ops, float] = {}
+        steps = evaluation.batches(rounds[0][1]) * (len(plans) + 1)
+        steps += sum(
+            (keep + 1) * (evaluation.batches(images) - evaluation.batches(before))
+            for (_, before), (keep, images) in itertools.pairwise(rounds)
+        )
+        with compilation.instruments.progress("evaluating plans", steps) as advance:
             for keep, images in rounds:
                 alive = alive[:keep]
-                for plan in alive:
-                    losses[plan.ops] = self._loss(compilation, plan, images)
-                    advance(1)
+                networks = [teacher, *(plan.ops for plan in alive)]
+                losses = evaluation.losses(networks, images, advance)
                 alive.sort(key=lambda plan: losses[plan.ops])
-        images = rounds[-1][1]
-        teacher_loss = self._loss(compilation, None, images)
         finite = [plan for plan in alive if math.isfinite(losses[plan.ops])][: self.finalists]
         if not finite:
             raise TrainingError(
@@ -65,65 +72,114 @@ class EvaluatePlans:
             )
         return compilation.having(
             finalists=tuple(
-                Finalist(plan, losses[plan.ops], teacher_loss, images) for plan in finite
+                Finalist(plan, losses[plan.ops], losses[teacher], rounds[-1][1]) for plan in finite
             )
         )
 
-    def _rounds(self, available: int, plans: int) -> list[tuple[int, int]]:
-        """(plans, images) of each round."""
+    def rounds(self, available: int, plans: int) -> list[tuple[int, int]]:
+        """(plans, images) of each round; the last one has at least `finalists` plans."""
         most = min(self.images, available)
         keep, images = plans, min(self.first_images, most)
-        rounds = [(keep, images)]
-        while images < most and keep > self.finalists:
-            keep, images = max(self.finalists, math.ceil(keep / 2)), min(2 * images, most)
-            rounds.append((keep, images))
-        if images < most:
-            rounds.append((keep, most))
-        return rounds
+        result = [(keep, images)]
+        while images < most:
+            keep, images = (
+                max(min(plans, self.finalists), math.ceil(keep / 2)),
+                min(2 * images, most),
+            )
+            if keep <= self.finalists:
+                images = most
+            result.append((keep, images))
+        return result
 
-    def _loss(self, compilation: Compilation, plan: Plan | None, images: int) -> float:
-        """Mean loss over the first `images`; what was computed before is not computed again."""
-        data, device = compilation.task.train, compilation.device
-        chosen = evaluation_indices(len(data), images, compilation.seed)
-        parts = [part for part in in_order(len(chosen), self.batch) if len(part) > 1]
-        key = key_of(network_key(compilation, plan), self.batch)
-        module: nn.Module | None = None
-        total = 0.0
+
+class PlanEvaluation:
+    """Losses of networks put together from ops, batch by batch; stored as they come.
+
+    Args:
+        compilation: with program and weights.
+        batch: images per forward pass.
+        images: how many images will be asked for at most.
+    """
+
+    def __init__(self, compilation: Compilation, batch: int, images: int) -> None:
+        self._compilation, self._size = compilation, batch
+        data = compilation.task.train
+        self._indices = evaluation_indices(len(data), images, compilation.seed)
+        self._ops: dict[tuple[str, OpSpec], nn.Module] = {}
+        self._known: dict[tuple[Ops, int, int], float] = {}
+        program: Program = compilation.need("program")
+        self._teacher = on_device(program.split(), compilation.device)
+
+    def batches(self, images: int) -> int:
+        """How many forward passes one network takes for that many images."""
+        return len(self._parts(images))
+
+    def _parts(self, images: int) -> list[list[int]]:
+        # One sample alone has no batch statistics.
+        return [part for part in in_order(images, self._size) if len(part) > 1]
+
+    def losses(
+        self, networks: Sequence[Ops], images: int, advance: Callable[[int], None]
+    ) -> dict[Ops, float]:
+        """Mean loss of each network over the first `images` images.
+
+        `advance` gets one step per network and batch that this object had not seen before.
+        """
+        keys = {ops: network_key(self._compilation, ops) for ops in networks}
+        parts = self._parts(images)
         for place, part in enumerate(parts):
-            stored = compilation.workspace.get("plan loss", key_of(key, place, len(part)))
-            if stored is None:
-                module = module or on_device(_network(compilation, plan), device)
-                batch = next(iter(data.batches([[chosen[i] for i in part]], compilation.seed)))
-                value = batch_loss(compilation, module, batch.to(device))
-                stored = Result(value)
-                compilation.workspace.put("plan loss", key_of(key, place, len(part)), stored)
-            total += float(stored.value) * len(part)
-        return total / sum(map(len, parts))
+            unseen = [ops for ops in networks if (ops, place, len(part)) not in self._known]
+            batch: Batch | None = None
+            for ops in unseen:
+                key = key_of(keys[ops], self._size, place, len(part))
+                stored = self._compilation.workspace.get("plan loss", key)
+                if stored is None:
+                    batch = batch or self._load(part)
+                    stored = Result(self._loss(ops, batch))
+                    self._compilation.workspace.put("plan loss", key, stored)
+                self._known[ops, place, len(part)] = float(stored.value)
+                advance(1)
+        sizes = [len(part) for part in parts]
+        means = {}
+        for ops in networks:
+            losses = [self._known[ops, place, size] for place, size in enumerate(sizes)]
+            weighted = sum(loss * size for loss, size in zip(losses, sizes, strict=True))
+            means[ops] = weighted / sum(sizes)
+        return means
+
+    def _load(self, part: Sequence[int]) -> Batch:
+        data = self._compilation.task.train
+        indices = [self._indices[place] for place in part]
+        batch = next(iter(data.batches([indices], self._compilation.seed)))
+        return batch.to(self._compilation.device)
+
+    @torch.no_grad()
+    def _loss(self, ops: Ops, batch: Batch) -> float:
+        task = self._compilation.task
+        reference = None if task.labelled else self._teacher(*batch.inputs)
+        network = self._network(ops)
+        with current_statistics(network):
+            return float(task.loss(network(*batch.inputs), batch, reference))
+
+    def _network(self, ops: Ops) -> fx.GraphModule:
+        """The network of these ops; ops are loaded once and shared by all networks."""
+        compilation = self._compilation
+        program: Program = compilation.need("program")
+        for slot, op in zip(program.slots, ops, strict=True):
+            if (slot.name, op) not in self._ops:
+                module = load_op(compilation, slot, op).to(compilation.device)
+                self._ops[slot.name, op] = module
+        chosen = {
+            slot.name: self._ops[slot.name, op] for slot, op in zip(program.slots, ops, strict=True)
+        }
+        return on_device(program.rewrite(chosen), compilation.device).eval()
 
 
-@torch.no_grad()
-def batch_loss(compilation: Compilation, module: nn.Module, batch: Batch) -> float:
-    """Loss of a network on one batch, batch norm on current statistics."""
-    task, teacher = compilation.task, compilation.need("program").teacher
-    reference = None if task.labelled else on_device(teacher, compilation.device)(*batch.inputs)
-    with current_statistics(module):
-        return float(task.loss(module(*batch.inputs), batch, reference))
-
-
-def _network(compilation: Compilation, plan: Plan | None) -> nn.Module:
-    program = compilation.need("program")
-    if plan is None:
-        module: nn.Module = program.split()
-        return module
-    return assemble_student(compilation, plan.ops)
-
-
-def network_key(compilation: Compilation, plan: Plan | None) -> str:
-    """Everything that a whole network's loss depends on; None is the teacher."""
+def network_key(compilation: Compilation, ops: Ops) -> str:
+    """Everything that a whole network's loss depends on."""
     weights = compilation.need("weights")
-    ops = []
-    for place, slot in enumerate(compilation.need("program").slots):
-        op = plan.ops[place] if plan is not None else None
+    sources = []
+    for slot, op in zip(compilation.need("program").slots, ops, strict=True):
         trained = weights.get(slot.name, {}).get(op)
-        ops.append((str(op), trained.key if trained is not None else ""))
-    return key_of(dict(compilation.fingerprints), ops, compilation.seed, loss_name(compilation))
+        sources.append((str(op), trained.key if trained is not None else ""))
+    return key_of(dict(compilation.fingerprints), sources, compilation.seed, loss_name(compilation))

@@ -31,7 +31,7 @@ class FinetuneStudent:
         student = assemble_student(compilation, chosen.plan.ops)
         options = {k: v for k, v in vars(self.options).items() if k != "checkpoint_s"}
         held_out = len(compilation.task.held_out)
-        key = key_of(network_key(compilation, chosen.plan), options, held_out)
+        key = key_of(network_key(compilation, chosen.plan.ops), options, held_out)
         stored = compilation.workspace.get(_DONE, key)
         if stored is None:
             stored = self._finetune(compilation, key)

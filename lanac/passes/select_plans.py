@@ -10,7 +10,7 @@ from lanac.compilation import Compilation
 from lanac.errors import InfeasibleBudgetError, SelectionError
 from lanac.ir import Plan, Slot
 from lanac.solver import Selection, SelectionProblem, SelectionStatus, solve
-from lanac.targets import MEMORY, RESOURCES, format_cost
+from lanac.targets import MEMORY, RESOURCES, CostTable, format_cost
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ def _infeasible(compilation: Compilation, problem: SelectionProblem, selection: 
         for resource, smallest in selection.smallest.items()
         if resource in selection.binding
     ]
+    parts += _memory_shortage(compilation)
     parts = parts or [f"{', '.join(selection.binding)}: not reachable together"]
     tightened = " after tightening it, since measured networks were slower than predicted" * bool(
         compilation.tightening
@@ -113,6 +114,24 @@ def _infeasible(compilation: Compilation, problem: SelectionProblem, selection: 
         f"budget {compilation.budget} cannot be met{tightened}. {'; '.join(parts)}. "
         "Give a larger budget, or a larger pool (--pool)."
     )
+
+
+def _memory_shortage(compilation: Compilation) -> list[str]:
+    """What a limit on peak memory lacks: no part of the solver's problem, but forbidden ops."""
+    limit = tightened_limits(compilation).get(MEMORY, math.inf)
+    costs: CostTable = compilation.need("costs")
+    smallest = max(
+        min(costs.costs[MEMORY][name][op] for op in ops)
+        for name, ops in compilation.need("pool").items()
+    )
+    if smallest <= limit:
+        return []
+    teacher = costs.teacher[MEMORY]
+    return [
+        f"{MEMORY}: the smallest reachable is {format_cost(MEMORY, smallest)} "
+        f"({smallest / teacher:.3f}x), the limit is {format_cost(MEMORY, limit)} "
+        f"({limit / teacher:.3f}x)"
+    ]
 
 
 def _say_status(compilation: Compilation, selection: Selection, wanted: int) -> None:

@@ -166,7 +166,7 @@ class Finetuner:
         self.re_estimate(candidate)
         metric = measure(candidate, self.teacher, self.task, self.task.held_out, self.device)
         self.state.epochs.append({"epoch": epoch, "loss": loss, "metric": metric})
-        if metric > self.state.best_metric:
+        if metric > self.state.best_metric or not self.state.best:  # NaN is above nothing
             self.state.best_metric, self.state.best_epoch = metric, epoch
             self.state.best = {k: v.detach().clone() for k, v in candidate.state_dict().items()}
 

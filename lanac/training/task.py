@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,12 +47,18 @@ class Task:
         """Mean loss over the batch, a scalar.
 
         Without labels it is the distance to the teacher's outputs.
+
+        Raises:
+            DataError: the loss does not fit the outputs and the labels.
         """
         if not self.labelled:
             return output_distance(outputs, teacher_outputs)
-        if self.user_loss is not None:
-            return torch.as_tensor(self.user_loss(outputs, batch.targets))
-        return F.cross_entropy(outputs, batch.targets)
+        try:
+            if self.user_loss is not None:
+                return torch.as_tensor(self.user_loss(outputs, batch.targets))
+            return F.cross_entropy(outputs, batch.targets)
+        except Exception as error:  # whatever the user's loss raises; any batch can have bad labels
+            raise DataError(self._misfit(outputs, batch, error)) from error
 
     def metric(self, outputs: Any, batch: Batch, teacher_outputs: Any) -> float:
         """Mean metric over the batch; top-1 in percent by default.
@@ -67,10 +74,7 @@ class Task:
 
     def check(self, outputs: Any, batch: Batch) -> None:
         """Raises DataError where the loss does not fit the outputs and the targets."""
-        try:
-            loss = self.loss(outputs, batch, outputs)
-        except Exception as error:
-            raise DataError(self._misfit(outputs, batch, str(error))) from error
+        loss = self.loss(outputs, batch, outputs)
         if loss.numel() != 1:
             raise DataError(
                 f"loss() returned a tensor of shape {tuple(loss.shape)}, expected a scalar: "
@@ -82,7 +86,23 @@ class Task:
                 "check the weights that model() loads, the normalisation of the inputs, the labels"
             )
 
-    def _misfit(self, outputs: Any, batch: Batch, reason: str) -> str:
+    def check_metric(self, outputs: Any, batch: Batch, name: str) -> None:
+        """Raises DataError where the metric does not fit the outputs and the targets of `name`."""
+        where = f"the teacher's outputs and the labels of {name}"
+        if self.labelled and self.user_metric is None:
+            _check_top_1(flatten_tensors(outputs)[0], batch.targets, where)
+        try:
+            value = self.metric(outputs, batch, outputs)
+        except Exception as error:
+            raise DataError(
+                f"{'metric()' if self.user_metric else self.metric_name} fails on {where}: "
+                f"{type(error).__name__}: {error}. Expected metric(outputs, targets) that returns "
+                "a number, higher is better."
+            ) from error
+        if math.isnan(value):
+            raise DataError(f"{self.metric_name} is nan on {where}; expected a number")
+
+    def _misfit(self, outputs: Any, batch: Batch, error: Exception) -> str:
         what = "loss()" if self.user_loss is not None else "the default loss, cross-entropy,"
         got = [f"{tuple(value.shape)} {value.dtype}" for value in flatten_tensors(outputs)]
         labels = flatten_tensors(batch.targets)
@@ -92,10 +112,28 @@ class Task:
             if v.numel()
         )
         return (
-            f"{what} fails on the teacher's outputs ({', '.join(got)}) and the labels of "
+            f"{what} fails on the network's outputs ({', '.join(got)}) and the labels of "
             f"{self.train.name} ({targets or type(batch.targets).__name__}): "
-            f"{reason.splitlines()[0]}. "
+            f"{_reason(error)}. "
             "Give labels that fit, or define loss(outputs, targets) in the model file."
+        )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, with its kind where that says more."""
+    first = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+    return first if isinstance(error, (IndexError, RuntimeError)) else f"{type(error).__name__}: {first}"
+
+
+def _check_top_1(outputs: Tensor, targets: Any, where: str) -> None:
+    expected = (*outputs.shape[:1], *outputs.shape[2:])
+    fits = isinstance(targets, Tensor) and not targets.is_floating_point()
+    if not fits or tuple(targets.shape) != expected:
+        got = [f"{tuple(value.shape)} {value.dtype}" for value in flatten_tensors(targets)]
+        raise DataError(
+            f"the default metric, top-1, does not fit {where}: expected whole numbers of shape "
+            f"{expected}, got {', '.join(got) or type(targets).__name__}. "
+            "Define metric(outputs, targets) in the model file."
         )
 
 

@@ -1,0 +1,104 @@
+"""The command in this process on a tiny trained network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import torch
+
+from lanac.cli.main import main
+from lanac.frontend.model_file import load_model_file
+
+TINY = Path(__file__).parents[1] / "tiny_teacher" / "model.py"
+SMALL = tuple(
+    "--distill-samples 128 --score-samples 64 --plans 4 --evaluate-images 128 "
+    "--finetune-epochs 1 --batch-size 32".split()
+)
+"""Options that make a run a matter of seconds."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the command did.
+
+    Attributes:
+        status: its exit status.
+        out, err: what it printed.
+    """
+
+    status: int
+    out: str
+    err: str
+
+
+Lanac = Callable[..., Outcome]
+WriteModel = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """The tests share the machine with others, and a sum in another order is another sum."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny model file and its trained weights; not to be written."""
+    folder = tmp_path_factory.mktemp("tiny")
+    path = shutil.copy(TINY, folder)
+    load_model_file(Path(path))  # trains, and keeps the weights beside the file
+    return folder
+
+
+@pytest.fixture
+def tiny(trained: Path, tmp_path: Path) -> Path:
+    """The tiny model file in a folder of its own."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "model.py"
+
+
+@pytest.fixture
+def write_model(tiny: Path) -> WriteModel:
+    """Writes the tiny model file with something put after it, which replaces what it defines."""
+
+    def write(addition: str) -> Path:
+        tiny.write_text(f"{TINY.read_text()}\n\n{addition}\n")
+        return tiny
+
+    return write
+
+
+@pytest.fixture
+def small_options() -> tuple[str, ...]:
+    return SMALL
+
+
+@pytest.fixture
+def lanac(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Lanac:
+    """Runs the command in this process, with small settings, in the test's folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def leave(status: int) -> NoReturn:
+        raise SystemExit(status)
+
+    # The command leaves by os._exit after an error: threads may hang.
+    monkeypatch.setattr(os, "_exit", leave)
+
+    def run(*arguments: str | Path, small: bool = True) -> Outcome:
+        capsys.readouterr()
+        words = [*map(str, arguments), *(SMALL if small else ())]
+        with pytest.raises(SystemExit) as exit_info:
+            main(words)
+        captured = capsys.readouterr()
+        code = exit_info.value.code
+        return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return run

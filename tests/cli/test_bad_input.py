@@ -1,0 +1,353 @@
+"""What bad input gets: exit status 1 and one clear message on stderr, before any work is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+NEEDS = """a model file needs at least
+
+    def model():       # the trained teacher, a torch.nn.Module
+    def train_data():  # a torch Dataset of (input, target)"""
+FORMS = "expected a form such as 0.5x, 12ms, params=5M, flops=0.6x or 0.5x+params=5M"
+ACCEPTED = (
+    "expected a torch Dataset of (input, target) pairs, a DataLoader over one, "
+    "or a pair of tensors (inputs, targets)"
+)
+MISFIT = "Give labels that fit, or define loss(outputs, targets) in the model file."
+LOGITS = "fails on the teacher's outputs ((8, 4) torch.float32)"
+
+
+def assert_refused(outcome, message):
+    """Status 1, and exactly this message on stderr: so there is no traceback either."""
+    assert (outcome.status, outcome.err) == (1, f"lanac: {message}\n")
+
+
+def assert_untrained(folder):
+    """Nothing was distilled: the message came before hours of work, not after."""
+    assert rows(folder, "distilled") == rows(folder, "distilling") == 0
+
+
+def rows(folder, kind):
+    """How many results of a kind a workspace holds."""
+    index = folder / "workspace" / "index.sqlite"
+    if not index.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(index)) as connection:
+        return connection.execute(
+            "SELECT COUNT(*) FROM results WHERE kind = ?", (kind,)
+        ).fetchone()[0]
+
+
+class TestModelFile:
+    def test_does_not_exist(self, lanac):
+        assert_refused(lanac("nothing.py"), f"model file 'nothing.py' does not exist; {NEEDS}")
+
+    def test_is_not_python(self, lanac, tmp_path):
+        (tmp_path / "model.txt").write_text("")
+        assert_refused(lanac("model.txt"), f"model file 'model.txt' is not a .py file; {NEEDS}")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("def train_data(): ...", f"m.py has no function model(); {NEEDS}"),
+            ("import torch\ndef model(): return torch.nn.ReLU()",
+             f"m.py has no function train_data(); {NEEDS}"),
+            ("model = 3", "m.py: model is int, expected a function"),
+            ("def model(): return {}", "m.py: model() returned dict, expected a torch.nn.Module"),
+            ("def model():\n    return open('/nowhere/teacher.pt')",
+             "m.py, line 2: model() failed: FileNotFoundError: [Errno 2] No such file or "
+             "directory: '/nowhere/teacher.pt'"),
+            ("\n\nimport tensorflow_of_tomorrow", "m.py, line 3: importing the file failed: "
+             "ModuleNotFoundError: No module named 'tensorflow_of_tomorrow'"),
+            ("def model(:", "m.py, line 1: invalid syntax"),
+            ("import sys\nsys.exit(3)", "m.py, line 2: importing the file failed: SystemExit: 3"),
+        ],
+    )  # fmt: skip
+    def test_is_broken(self, lanac, tmp_path, text, message):
+        (tmp_path / "m.py").write_text(text)
+        assert_refused(lanac("m.py"), message)
+
+    def test_model_fails_on_its_example_input(self, lanac, write_model):
+        path = write_model("def example_inputs(): return torch.zeros(2, 3, 12, 12)")
+        outcome = lanac(path)
+        assert_refused(
+            outcome,
+            "the model fails on its example input of shape (2, 3, 12, 12): RuntimeError: Given "
+            "groups=1, weight of size [16, 1, 3, 3], expected input[2, 3, 12, 12] to have 1 "
+            "channels, but got 3 channels instead. Check that train_data() (or example_inputs()) "
+            "gives what model() expects.",
+        )
+        assert_untrained(path.parent / "model.lanac")
+
+    def test_model_fails_on_its_training_data(self, lanac, write_model):
+        path = write_model(
+            "def train_data(): return torch.zeros(50, 3, 12, 12), torch.zeros(50, dtype=torch.long)"
+        )
+        assert_refused(
+            lanac(path),
+            "the model fails on its example input of shape (8, 3, 12, 12): RuntimeError: Given "
+            "groups=1, weight of size [16, 1, 3, 3], expected input[8, 3, 12, 12] to have 1 "
+            "channels, but got 3 channels instead. Check that train_data() (or example_inputs()) "
+            "gives what model() expects.",
+        )
+
+    def test_example_inputs_are_no_tensors(self, lanac, write_model):
+        path = write_model("def example_inputs(): return [1, 2]")
+        assert_refused(
+            lanac(path), "example_inputs() gave int, int; expected a tensor or a tuple of tensors"
+        )
+
+    def test_model_cannot_be_traced(self, lanac, write_model):
+        path = write_model(
+            "class Branching(TinyNet):\n"
+            "    def forward(self, x):\n"
+            "        return super().forward(x if x.sum() > 0 else -x)\n"
+            "def model(): return Branching()"
+        )
+        outcome = lanac(path)
+        assert outcome.status == 1
+        assert outcome.err.startswith("lanac: Branching cannot be traced by torch.fx: TraceError: ")
+        assert outcome.err.endswith(
+            "Control flow that depends on values or shapes is the usual reason: move it out of "
+            "forward().\n"
+        )
+        assert "Traceback" not in outcome.err
+
+    def test_teacher_gives_nan(self, lanac, write_model):
+        path = write_model(
+            "def model():\n"
+            "    network = TinyNet()\n"
+            "    torch.nn.init.constant_(network.classifier.bias, float('nan'))\n"
+            "    return network"
+        )
+        assert_refused(
+            lanac(path),
+            "the teacher's loss on a batch of train_data() is nan; check the weights that model() "
+            "loads, the normalisation of the inputs, the labels",
+        )
+
+
+class TestData:
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            ("None", "train_data() gave nothing; expected a torch Dataset of (input, target)"),
+            ("[]", f"train_data() is empty; {ACCEPTED}"),
+            ("TensorDataset(torch.zeros(0, 1))", f"train_data() is empty; {ACCEPTED}"),
+            ("(x for x in images(600, 1))",
+             f"train_data() gave generator, which cannot be indexed; {ACCEPTED}"),
+            ("42", f"train_data() gave int, which cannot be indexed; {ACCEPTED}"),
+            ("{'train': images(600, 1)}", "train_data(): loading samples [0]... failed: "
+             f"KeyError: 0; {ACCEPTED}"),
+            ("['a cat'] * 50", "train_data(): the inputs of a sample are str, expected tensors; "
+             f"{ACCEPTED}"),
+            ("images(12, 1)", "train_data() has 12 samples; lanac needs at least 20"),
+            ("(images(60, 1)[0], images(50, 1)[1])",
+             "train_data(): tensors of different lengths [50, 60]"),
+            ("TensorDataset(*images(60, 1), torch.zeros(60))",
+             "train_data(): a sample has 3 parts, expected (input, target); several inputs go into "
+             "one tuple: ((input, input), target)"),
+        ],
+    )  # fmt: skip
+    def test_is_missing_or_of_the_wrong_kind(self, lanac, write_model, data, message):
+        path = write_model(f"def train_data(): return {data}")
+        assert_refused(lanac(path), message)
+        assert_untrained(path.parent / "model.lanac")
+
+    @pytest.mark.parametrize(
+        ("labels", "message"),
+        [
+            ("torch.full((60,), 7)", "the default loss, cross-entropy, "
+             f"{LOGITS} and the labels of train_data() ((8,) torch.int64 from 7 to 7): "
+             f"Target 7 is out of bounds.. {MISFIT}"),
+            ("torch.full((60,), 0.5)", "the default loss, cross-entropy, "
+             f"{LOGITS} and the labels of train_data() ((8,) torch.float32 from 0.5 to 0.5): "
+             f"expected scalar type Long but found Float. {MISFIT}"),
+            ("torch.zeros(60, 3, dtype=torch.long)", "the default loss, cross-entropy, "
+             f"{LOGITS} and the labels of train_data() ((8, 3) torch.int64 from 0 to 0): "
+             f"0D or 1D target tensor expected, multi-target not supported. {MISFIT}"),
+        ],
+    )  # fmt: skip
+    def test_labels_do_not_fit_the_loss(self, lanac, write_model, labels, message):
+        path = write_model(f"def train_data(): return images(60, 1)[0], {labels}")
+        assert_refused(lanac(path), message)
+        assert_untrained(path.parent / "model.lanac")
+
+    def test_a_late_label_does_not_fit_the_loss(self, lanac, write_model):
+        """The first samples are right, one in the middle of the data is not."""
+        path = write_model(
+            "def train_data():\n"
+            "    inputs, labels = images(600, 1)\n"
+            "    labels[300] = 9\n"
+            "    return inputs, labels"
+        )
+        outcome = lanac(path, "--budget", "flops=0.6x", "--score-samples", "540")
+        assert outcome.status == 1
+        assert re.fullmatch(
+            r"lanac: the default loss, cross-entropy, fails on the network's outputs "
+            r"\(\(\d+, 4\) torch.float32\) and the labels of train_data\(\) \(\(\d+,\) torch.int64 "
+            rf"from 0 to 9\): Target 9 is out of bounds. {re.escape(MISFIT)}\n",
+            outcome.err,
+        )
+
+    def test_own_loss_raises(self, lanac, write_model):
+        path = write_model("def loss(outputs, targets): return outputs['logits'].mean()")
+        outcome = lanac(path)
+        assert outcome.status == 1
+        assert outcome.err.startswith(f"lanac: loss() {LOGITS} and the labels of train_data()")
+
+    def test_own_loss_is_no_scalar(self, lanac, write_model):
+        path = write_model("def loss(outputs, targets): return outputs")
+        assert_refused(
+            lanac(path),
+            "loss() returned a tensor of shape (8, 4), expected a scalar: the mean over the batch",
+        )
+
+    @pytest.mark.parametrize(
+        ("body", "problem"),
+        [
+            ("outputs['logits']", "IndexError: "),
+            ("outputs", "it returned a tensor of shape (8, 4), expected a number"),
+            ("None", "it returned NoneType, expected a number"),
+        ],
+    )
+    def test_own_metric_fails(self, lanac, write_model, body, problem):
+        """Found before any training: the metric is used only after the first epoch."""
+        path = write_model(f"def metric(outputs, targets): return {body}")
+        outcome = lanac(path, "--budget", "flops=0.6x")
+        assert outcome.status == 1
+        start = f"lanac: metric() fails on the teacher's outputs and the labels of train_data(): {problem}"
+        assert outcome.err.startswith(start)
+        assert "Traceback" not in outcome.err
+        assert_untrained(path.parent / "model.lanac")
+
+    def test_validation_data_do_not_fit_the_model(self, lanac, write_model):
+        """Found before any training: they are used only at the very end."""
+        path = write_model("def val_data(): return torch.zeros(50, 3, 12, 12), torch.zeros(50).long()")
+        outcome = lanac(path, "--budget", "flops=0.6x")
+        assert outcome.status == 1
+        assert outcome.err.startswith(
+            "lanac: the model fails on its example input of shape (8, 3, 12, 12): "
+        )
+        assert_untrained(path.parent / "model.lanac")
+
+    def test_validation_data_lack_labels(self, lanac, write_model):
+        path = write_model("def val_data(): return TensorDataset(images(50, 3)[0])")
+        assert_refused(
+            lanac(path, "--budget", "flops=0.6x"),
+            "val_data() has no targets, train_data() has; give both or neither",
+        )
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--target", "gpu"), "target 'gpu': unknown device 'gpu'. Did you mean 'cpu'? "
+             "Known: cpu."),
+            (("--target", "cpu:onnxruntine"), "target 'cpu:onnxruntine': unknown part "
+             "'onnxruntine'. Did you mean 'onnxruntime'? Known: bN (batch), bf16, fp16, fp32, int8, "
+             "onnxruntime, tN (threads)."),
+            (("--target", "cpu:fp16"), "target 'cpu:fp16': onnxruntime on cpu computes in fp32, not "
+             "in fp16"),
+            (("--target", "cpu:b0"), "target 'cpu:b0': the batch must be at least 1, got 'b0'"),
+            (("--pool", "defualt"), "unknown pool or op family 'defualt'. Did you mean 'default'? "
+             "Known: cb_bottle, default, efn, identity, skip, slim, teacher."),
+            (("--pool", ","), "pool ',' is empty; known: cb_bottle, default, efn, identity, skip, "
+             "slim, teacher"),
+            (("--emit", "onxx"), "unknown output 'onxx'. Did you mean 'onnx'? "
+             "Known: onnx, pytorch."),
+            (("--emit", ""), "no output was asked for with --emit; known: onnx, pytorch"),
+            (("--device", "tpu"), "--device 'tpu': expected auto, cpu or cuda"),
+        ],
+    )  # fmt: skip
+    def test_unknown(self, lanac, tiny, arguments, message):
+        assert_refused(lanac(tiny, *arguments), message)
+        assert not (tiny.parent / "model.lanac").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--budgte", "0.5x"), "No such option: --budgte Did you mean --budget?"),
+            (("--seed", "one"), "Invalid value for '--seed': 'one' is not a valid int."),
+            (("--plans", "0"), "Invalid value for '--plans': 0 is not in the range x>=1."),
+        ],
+    )
+    def test_unknown_option(self, lanac, tiny, arguments, message):
+        assert_refused(lanac(tiny, *arguments), f"{message} (lanac --help lists the options)")
+
+    def test_unknown_option_of_an_op(self, lanac, tiny):
+        assert_refused(
+            lanac(tiny, "--pool", "efn(e=3,k=3,sse=0)", "--budget", "flops=0.6x"),
+            "op 'efn(e=3,k=3,sse=0)' has options ['e', 'k', 'sse'], family 'efn' takes "
+            "['e', 'k', 'se'], as in efn(e=1,k=1,se=0)",
+        )
+
+
+class TestBudget:
+    @pytest.mark.parametrize(
+        ("budget", "message"),
+        [
+            ("fast", f"budget 'fast' is malformed; {FORMS}"),
+            ("-1x", f"budget '-1x' is malformed; {FORMS}"),
+            ("0.5x+", f"budget '' is malformed; {FORMS}"),
+            ("", f"budget '' is empty; {FORMS}"),
+            ("0x", f"budget '0x' is zero, which no network meets; {FORMS}"),
+            ("1.5x", "budget '1.5x' is not below the teacher's own cost (1x); "
+             "give a share between 0 and 1"),
+            ("1x", "budget '1x' is not below the teacher's own cost (1x); "
+             "give a share between 0 and 1"),
+            ("12sec", "budget '12sec': unknown unit 'sec' for latency; known: x, ms, us, s"),
+            ("speed=0.5x", "budget 'speed=0.5x': unknown resource 'speed'. "
+             "Known: flops, latency, memory, params."),
+            ("0.5x+3ms", "budget '0.5x+3ms' limits latency_ms twice"),
+            ("0.5x,0.5x", "budget '0.5x,0.5x' names one budget twice"),
+        ],
+    )  # fmt: skip
+    def test_malformed_or_out_of_range(self, lanac, tiny, budget, message):
+        assert_refused(lanac(tiny, "--budget", budget), message)
+        assert not (tiny.parent / "model.lanac").exists()
+
+    def test_above_the_teachers_own_params(self, lanac, tiny):
+        assert_refused(
+            lanac(tiny, "--budget", "params=5M"),
+            "budget 'params=5M': the teacher already costs only 52.52 k params; "
+            "give a limit below that",
+        )
+        assert_untrained(tiny.parent / "model.lanac")
+
+    def test_above_the_teachers_own_latency(self, lanac, tiny):
+        outcome = lanac(tiny, "--budget", "10s", "--pool", "skip")
+        assert outcome.status == 1
+        assert re.fullmatch(
+            r"lanac: budget '10s': the teacher already costs only [\d.]+ ms; "
+            r"give a limit below that\n",
+            outcome.err,
+        )
+        assert_untrained(tiny.parent / "model.lanac")
+
+    def test_infeasible(self, lanac, tiny):
+        assert_refused(
+            lanac(tiny, "--budget", "params=0.01x"),
+            "budget params=0.01x cannot be met. params: the smallest reachable is ? params (?x), "
+            "the limit is ? params (0.010x). Give a larger budget, or a larger pool (--pool).",
+        )
+        assert_untrained(tiny.parent / "model.lanac")
+
+    def test_infeasible_beside_a_feasible_one(self, lanac, tiny):
+        outcome = lanac(tiny, "--budget", "params=0.6x,params=0.01x")
+        assert outcome.status == 1
+        assert outcome.err.startswith("lanac: budget params=0.01x cannot be met. ")
+        assert_untrained(tiny.parent / "model.lanac")
+
+    def test_infeasible_with_a_small_pool(self, lanac, tiny):
+        outcome = lanac(tiny, "--budget", "memory=0.01x", "--pool", "skip")
+        assert_refused(
+            outcome,
+            "?",
+        )
