@@ -64,7 +64,7 @@ class Settings:
 
     distill_samples: int = 8192
     score_samples: int = 1024
-    plans: int = 32
+    plans: int = 16
     evaluate_images: int = 6000
     finalists: int = 3
     finetune_epochs: int = 5

@@ -46,24 +46,24 @@ def load_split(split: str) -> tuple[Tensor, Tensor]:
 
 
 class FashionMnist(Dataset[tuple[Tensor, Tensor]]):
-    """Pairs of image (1, 28, 28) and label; `augment` flips and shifts at random."""
+    """Pairs of image (1, 28, 28) and label; with a `shift`, mirrored and shifted at random."""
 
-    def __init__(self, split: str, *, augment: bool = False) -> None:
+    def __init__(self, split: str, *, shift: int = 0) -> None:
         self.images, self.labels = load_split(split)
-        self.augment = augment
+        self.shift = shift
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image = self.images[index]
-        return (augment_image(image) if self.augment else image), self.labels[index]
+        return (augment_image(image, self.shift) if self.shift else image), self.labels[index]
 
 
-def augment_image(image: Tensor) -> Tensor:
-    """Mirror with probability one half, then shift by up to two pixels each way."""
+def augment_image(image: Tensor, shift: int) -> Tensor:
+    """Mirrors with probability one half, then shifts by up to `shift` pixels each way."""
     if torch.rand(()) < 0.5:
         image = image.flip(-1)
-    top, left = torch.randint(0, 5, (2,)).tolist()
-    padded = torch.nn.functional.pad(image, (2, 2, 2, 2), value=-MEAN / STD)
+    top, left = torch.randint(0, 2 * shift + 1, (2,)).tolist()
+    padded = torch.nn.functional.pad(image, (shift,) * 4, value=-MEAN / STD)
     return padded[:, top : top + 28, left : left + 28]

@@ -14,7 +14,7 @@ def model():
 
 
 def train_data():
-    return FashionMnist("train", augment=True)
+    return FashionMnist("train", shift=1)
 
 
 def val_data():

@@ -16,6 +16,9 @@ from torch import Tensor, fx, nn
 
 from lanac.errors import BackendError
 
+Run = Callable[[], object]
+"""One inference; what comes out is of no interest."""
+
 
 def unavailable() -> str | None:
     """Why ONNX Runtime cannot run here, None where it can."""
@@ -62,7 +65,7 @@ def session(model: bytes | Path, threads: int) -> Any:
         raise BackendError(f"ONNX Runtime refuses the model: {error}") from error
 
 
-def timed_run(model: bytes | Path, inputs: Sequence[Tensor], threads: int) -> Callable[[], object]:
+def timed_run(model: bytes | Path, inputs: Sequence[Tensor], threads: int) -> Run:
     """A function that runs one inference and copies nothing: inputs and outputs are bound once."""
     import onnxruntime
 

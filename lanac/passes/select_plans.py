@@ -23,7 +23,7 @@ class SelectPlans:
         time_limit_s: after this, what was found with its proven gap.
     """
 
-    plans: int = 32
+    plans: int = 16
     overlap: float = 0.7
     time_limit_s: float = 60.0
     name = "select_plans"

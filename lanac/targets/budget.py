@@ -123,7 +123,7 @@ def format_cost(resource: str, value: float) -> str:
     for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:.2f} {letter}{_suffix(resource)}"
-    return f"{value:.0f} {_suffix(resource)}".strip()
+    return f"{value:.0f} {_suffix(resource).strip()}"
 
 
 def _suffix(resource: str) -> str:

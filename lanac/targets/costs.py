@@ -20,14 +20,14 @@ class CostTable:
         constants: resource -> cost of what lies outside the slots.
         teacher: resource -> cost of the whole teacher, latency measured as a whole.
         how: resource -> where the figures come from: "measured" or "counted".
-        scale: measured whole teacher over the sum of its separately measured parts.
+        error: mean relative error of the sum of latencies over whole networks measured beside it.
     """
 
     costs: Mapping[str, Mapping[str, Mapping[OpSpec, float]]]
     constants: Mapping[str, float]
     teacher: Mapping[str, float]
     how: Mapping[str, str]
-    scale: float = 1.0
+    error: float = 0.0
 
     def total(self, resource: str, slots: Sequence[Slot], ops: Sequence[OpSpec]) -> float:
         """Predicted cost of a plan: a sum, but the largest slot's for peak memory."""

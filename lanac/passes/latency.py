@@ -1,0 +1,237 @@
+"""Latencies of all ops of a pool, measured so that they add up to whole networks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lanac.backends import onnxruntime
+from lanac.compilation import Compilation
+from lanac.errors import BackendError
+from lanac.ir import IDENTITY, TEACHER, OpSpec, Program, Slot, TensorSpec, signature
+from lanac.targets import time_interleaved
+from lanac.targets.additive import AdditiveModel, Sums, fit_additive
+from lanac.workspace import Result, key_of
+
+Modules = Mapping[str, Mapping[OpSpec, nn.Module]]
+
+_GROUP = 24  # sessions open at once, each group with its own reference: bounds memory
+_FLOOR_MS = 1e-4  # an op costs something, even where it measures as free
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something to be timed: a module with its inputs, and the key of what it is."""
+
+    key: str
+    module: nn.Module
+    specs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """What the measurement gave, in milliseconds.
+
+    Attributes:
+        costs: by slot name and op; ops that cannot be timed are missing.
+        constant: what lies outside the slots, and the runtime's own call.
+        teacher: the whole teacher.
+        error: mean relative error of the sum of parts over whole networks.
+    """
+
+    costs: dict[str, dict[OpSpec, float]]
+    constant: float
+    teacher: float
+    error: float
+
+
+def measure_latencies(
+    compilation: Compilation, modules: Modules, rounds: int, networks: int
+) -> Latencies:
+    """Measures every distinct op once, and a few whole networks that the parts have to add up to.
+
+    Args:
+        compilation: with a program.
+        modules: by slot name and op, the teacher's op among them.
+        rounds: how often each is timed.
+        networks: how many whole networks.
+    """
+    measurement = _Measurement(compilation, modules)
+    measurement.time_parts(rounds)
+    model = measurement.fit(rounds, networks)
+    return measurement.latencies(model)
+
+
+class _Measurement:
+    """The state of one measurement: parts, their times, the teacher as reference."""
+
+    def __init__(self, compilation: Compilation, modules: Modules) -> None:
+        self.compilation, self.modules = compilation, modules
+        self.program: Program = compilation.need("program")
+        batch = compilation.target.batch
+        self.inputs = tuple(spec.with_batch(batch) for spec in self.program.input_specs)
+        self.whole = _part(compilation, self.program.teacher, self.inputs)
+        self.call = _part(compilation, nn.ReLU(), (TensorSpec((1, 1), torch.float32),))
+        self.parts = {
+            slot.name: {
+                op: _part(compilation, module, (slot.input_spec.with_batch(batch),))
+                for op, module in modules[slot.name].items()
+                if op != IDENTITY
+            }
+            for slot in self.program.slots
+        }
+        outside = self.program.outside()
+        self.rest: Part | None = None
+        if outside is not None:
+            specs = tuple(spec.with_batch(batch) for spec in outside[1])
+            self.rest = _part(compilation, outside[0], specs)
+        self.times: dict[str, float] = {}
+
+    def time_parts(self, rounds: int) -> None:
+        distinct = {part.key: part for ops in self.parts.values() for part in ops.values()}
+        distinct[self.call.key] = self.call
+        if self.rest is not None:
+            distinct[self.rest.key] = self.rest
+        self._time(list(distinct.values()), rounds, "measuring latencies")
+
+    def fit(self, rounds: int, networks: int) -> AdditiveModel:
+        """Times whole networks and fits how their parts add up."""
+        rng = random.Random(self.compilation.seed)
+        plans = [self._random_plan(rng) for _ in range(networks)]
+        wholes = [self._network(plan) for plan in plans]
+        self._time(wholes, rounds, "measuring whole networks")
+        teacher = dict.fromkeys((slot.name for slot in self.program.slots), TEACHER)
+        return fit_additive(
+            self._sums(teacher, self.whole),
+            [self._sums(plan, whole) for plan, whole in zip(plans, wholes, strict=True)],
+        )
+
+    def latencies(self, model: AdditiveModel) -> Latencies:
+        costs: dict[str, dict[OpSpec, float]] = {}
+        for slot in self.program.slots:
+            own = costs.setdefault(slot.name, {})
+            for op in self.modules[slot.name]:
+                if op == IDENTITY:
+                    own[op] = 0.0
+                elif self.parts[slot.name][op].key in self.times:
+                    own[op] = model.share(self._alone(slot, op), self._border(slot))
+        teacher = self.times[self.whole.key]
+        constant = self._call_ms + model.scale * self._rest_ms
+        # Exact for the teacher, also where a share was held at its least.
+        own_sum = sum(costs[slot.name][TEACHER] for slot in self.program.slots)
+        factor = (teacher - constant) / own_sum
+        costs = {
+            name: {op: factor * cost for op, cost in ops.items()} for name, ops in costs.items()
+        }
+        return Latencies(costs, constant, teacher, model.error)
+
+    @property
+    def _call_ms(self) -> float:
+        return self.times[self.call.key]
+
+    @property
+    def _rest_ms(self) -> float:
+        if self.rest is None or self.rest.key not in self.times:
+            return 0.0
+        return max(self.times[self.rest.key] - self._call_ms, 0.0)
+
+    def _alone(self, slot: Slot, op: OpSpec) -> float:
+        if op == IDENTITY:
+            return 0.0
+        return max(self.times[self.parts[slot.name][op].key] - self._call_ms, _FLOOR_MS)
+
+    def _border(self, slot: Slot) -> float:
+        batch = self.compilation.target.batch
+        specs = slot.input_spec.with_batch(batch), slot.output_spec.with_batch(batch)
+        return float(sum(spec.nbytes() for spec in specs))
+
+    def _sums(self, plan: Mapping[str, OpSpec], whole: Part) -> Sums:
+        slots = [slot for slot in self.program.slots if plan[slot.name] != IDENTITY]
+        return Sums(
+            self._rest_ms + sum(self._alone(slot, plan[slot.name]) for slot in slots),
+            sum(self._border(slot) for slot in slots),
+            self.times[whole.key] - self._call_ms,
+        )
+
+    def _random_plan(self, rng: random.Random) -> dict[str, OpSpec]:
+        """Each slot keeps the teacher's op with a probability that is itself drawn."""
+        keep = rng.random()
+        plan = {}
+        for slot in self.program.slots:
+            timed = [
+                op
+                for op in self.modules[slot.name]
+                if op == IDENTITY or self.parts[slot.name][op].key in self.times
+            ]
+            plan[slot.name] = TEACHER if rng.random() < keep else rng.choice(timed)
+        return plan
+
+    def _network(self, plan: Mapping[str, OpSpec]) -> Part:
+        modules = {name: self.modules[name][op] for name, op in plan.items() if op != TEACHER}
+        names = [f"{name}={op}" for name, op in plan.items()]
+        key = key_of("network", self.whole.key, names, self.compilation.seed)
+        return Part(key, self.program.rewrite(modules), self.inputs)
+
+    def _time(self, parts: Sequence[Part], rounds: int, what: str) -> None:
+        """Adds milliseconds by key; what was measured before is taken from the workspace.
+
+        Every group is interleaved with the whole teacher, and its times are brought to the scale
+        of the teacher's first measurement, so that groups of different hours compare.
+        """
+        workspace, threads = self.compilation.workspace, self.compilation.target.threads
+        for part in parts:
+            stored = workspace.get("latency", self._relative(part))
+            if stored is not None:
+                self.times[part.key] = stored.value
+        missing = [part for part in parts if part.key not in self.times]
+        first = workspace.get("latency", self.whole.key)
+        if first is not None:
+            self.times[self.whole.key] = first.value
+        if not missing:
+            return
+        whole_run = self._run(self.whole)
+        groups = [missing[start : start + _GROUP] for start in range(0, len(missing), _GROUP)]
+        with (
+            workspace.lock("measuring", "is measuring latencies", wait=True),
+            self.compilation.instruments.progress(what, len(groups) * rounds) as advance,
+        ):
+            for group in groups:
+                runs, kept = [whole_run], []
+                for part in group:
+                    try:
+                        runs.append(self._run(part))
+                        kept.append(part)
+                    except BackendError as error:
+                        self.compilation.instruments.warn(
+                            f"dropped an op that cannot be timed: {error}"
+                        )
+                reference, *times = time_interleaved(
+                    runs, threads=threads, rounds=rounds, progress=lambda _: advance(1)
+                )
+                if self.whole.key not in self.times:
+                    self.times[self.whole.key] = reference.median_ms
+                    workspace.put("latency", self.whole.key, Result(reference.median_ms))
+                for part, timing in zip(kept, times, strict=True):
+                    ratio = timing.median_ms / reference.median_ms
+                    self.times[part.key] = ratio * self.times[self.whole.key]
+                    value = Result(self.times[part.key])
+                    workspace.put("latency", self._relative(part), value)
+
+    def _run(self, part: Part) -> onnxruntime.Run:
+        zeros = tuple(torch.zeros(spec.shape, dtype=spec.dtype) for spec in part.specs)
+        model = onnxruntime.export_for_timing(part.module, zeros)
+        return onnxruntime.timed_run(model, zeros, self.compilation.target.threads)
+
+    def _relative(self, part: Part) -> str:
+        """Times are on the scale of one teacher's measurement."""
+        return key_of(part.key, self.whole.key)
+
+
+def _part(compilation: Compilation, module: nn.Module, specs: tuple[TensorSpec, ...]) -> Part:
+    text = signature(module, specs[0]) + "".join(map(str, specs[1:]))
+    runtime = onnxruntime.version()
+    return Part(key_of("latency", text, str(compilation.target), runtime), module, specs)
