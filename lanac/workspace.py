@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -105,6 +106,8 @@ class Workspace:
             index.execute("PRAGMA journal_mode=WAL")
             index.execute("PRAGMA synchronous=NORMAL")
             index.execute(_SCHEMA)
+        except sqlite3.OperationalError:
+            raise  # the disk, not the index: a full one above all
         except sqlite3.DatabaseError as error:
             raise WorkspaceError(_index_message(self.folder, str(error))) from error
         return index
@@ -186,7 +189,9 @@ class Workspace:
         Raises:
             WorkspaceError: another process holds it and `wait` is not set.
         """
-        with (self.folder / "locks" / name).open("a+") as file:
+        with disk_errors(self.folder):
+            opened = (self.folder / "locks" / name).open("a+")
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
@@ -195,9 +200,10 @@ class Workspace:
                     f"another lanac (process {file.read().strip() or 'unknown'}) {what}. "
                     "Wait for it, or give this run another --out."
                 ) from error
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            with disk_errors(self.folder):
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
             yield
 
 
@@ -243,13 +249,19 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        full = "full" in str(error)
+        full = "full" in str(error) or _is_full(folder)
         raise WorkspaceError(_disk_message(folder, str(error), full)) from error
     except sqlite3.DatabaseError as error:
         raise WorkspaceError(_index_message(folder, str(error))) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise WorkspaceError(_disk_message(folder, error.strerror or str(error), full)) from error
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether less than a page is left: SQLite calls that "disk I/O error" in some places."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free < 32 * 1024  # what its shared memory takes
 
 
 def _index_message(folder: Path, reason: str) -> str:

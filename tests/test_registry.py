@@ -29,7 +29,9 @@ def package_of_things(folder: Path, **sources: str) -> str:
     return name
 
 
-THING = "class Thing:\n    name = {name!r}\n    def __repr__(self): return {name!r}\nITEM = Thing()\n"
+THING = (
+    "class Thing:\n    name = {name!r}\n    def __repr__(self): return {name!r}\nITEM = Thing()\n"
+)
 
 
 def registry_of(package: str, group: str = "no.such.group") -> Registry[Thing]:
@@ -83,11 +85,11 @@ def test_a_module_that_fails_is_not_forgotten_by_the_second_call(folder: Path) -
     broken = package_of_things(folder, a=THING.format(name="ant"), b="raise OSError('broken')")
     registry = registry_of(broken)
     for _ in range(2):
-        with pytest.raises(OSError, match="^broken$"):
+        with pytest.raises(OSError, match=r"^broken$"):
             registry.get("ant")
 
 
-FAMILY = '''
+FAMILY = """
 from torch import nn
 from lanac.ir import OpSpec
 
@@ -105,7 +107,7 @@ class Pointwise:
 
 
 FAMILY = Pointwise()
-'''
+"""
 
 USE = """
 import torch

@@ -278,7 +278,7 @@ def test_a_full_disk_says_what_to_do_and_harms_nothing(
     found = workspace.get("a", "k")
     assert found is not None
     assert (found.value, found.tensors["w"].tolist()) == (1, [1, 1, 1])
-    assert [path for path in workspace.folder.rglob(".*")] == []  # no temporary file is left
+    assert list(workspace.folder.rglob(".*")) == []  # no temporary file is left
 
 
 def test_a_full_disk_while_the_index_is_written(workspace: Workspace) -> None:

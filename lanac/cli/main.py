@@ -60,7 +60,7 @@ def compile_model(
     score_samples: Annotated[
         int, typer.Option(min=2, help="Training samples that every op is scored on.")
     ] = 1024,
-    plans: Annotated[int, typer.Option(min=1, help="Diverse plans per budget.")] = 32,
+    plans: Annotated[int, typer.Option(min=1, help="Diverse plans per budget.")] = 16,
     evaluate_images: Annotated[
         int, typer.Option(min=2, help="Training samples that the best plans are compared on.")
     ] = 6000,

@@ -108,8 +108,10 @@ def _call(module: ModuleType, path: Path, name: str, required: bool = True) -> A
 
 
 def _failure(path: Path, what: str, error: BaseException) -> str:
-    if isinstance(error, SyntaxError):
-        return f"{path}, line {error.lineno}: {error.msg}"
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        file = error.filename or path  # a neighbour that it imports may be the broken one
+        same = Path(file) == path.absolute()
+        return f"{path if same else file}, line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
     # Python makes the name of an imported file absolute.
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]

@@ -8,6 +8,7 @@ class names; what remains and holds weights is a slot.
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 
 import networkx as nx
@@ -55,6 +56,7 @@ def partition(teacher: fx.GraphModule, specs: dict[str, TensorSpec]) -> Program:
             slots.append(_slot(program, segment, facts, {slot.name for slot in slots}))
         else:
             left_out.append(LeftOut(segment.nodes, reason))
+    left_out += _beside_the_chain(program, slots, left_out)
     program = _without_shared_weights(program.with_slots(tuple(slots), tuple(left_out)))
     if not program.slots:
         reasons = "; ".join(sorted({part.reason for part in program.left_out})) or "no layers"
@@ -258,10 +260,24 @@ def _why_not_a_slot(program: Program, segment: Segment, facts: SegmentFacts) -> 
     return None
 
 
+def _beside_the_chain(
+    program: Program, slots: list[Slot], left_out: list[LeftOut]
+) -> list[LeftOut]:
+    """The nodes that compute something and are in no segment."""
+    known = {name for slot in slots for name in slot.nodes}
+    known |= {name for part in left_out for name in part.nodes}
+    rest = tuple(
+        node.name
+        for node in program.nodes.values()
+        if node.op not in ("placeholder", "output") and node.name not in known
+    )
+    return [LeftOut(rest, "not all data flows through here")] if rest else []
+
+
 def _slot(program: Program, segment: Segment, facts: SegmentFacts, taken: set[str]) -> Slot:
     name = _name(program, segment)
     unique, count = name, 2
-    while unique in taken or unique.replace(".", "_") in {t.replace(".", "_") for t in taken}:
+    while re.sub(r"\W", "_", unique) in {re.sub(r"\W", "_", other) for other in taken}:
         unique, count = f"{name}_{count}", count + 1
     return Slot(
         unique, segment.nodes, segment.entry, facts.spec_in(segment), facts.spec_out(segment)

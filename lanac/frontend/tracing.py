@@ -54,8 +54,9 @@ def trace(
     expected = run_model(model, inputs)
     graph_module = _symbolic_trace(model, inputs)
     _clean_up(graph_module)
-    specs, actual = record_specs(graph_module, inputs)
-    _check_equal(expected, actual)
+    specs, _ = record_specs(graph_module, inputs)
+    # Run as a module: the interpreter gives torch.fx's own kinds of list and dict.
+    _check_equal(expected, run_model(graph_module, inputs))
     return graph_module, specs
 
 
@@ -91,10 +92,19 @@ def _symbolic_trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphMod
             f"{type(error).__name__}: {_first_line(error)}. Control flow that depends on values "
             "or shapes is the usual reason: move it out of forward()."
         ) from error
-    graph.set_codegen(fx.graph.CodeGen())  # concrete arguments leave a pytree signature behind
+    _restore_outputs(graph)
     module = fx.GraphModule(model, graph, class_name=type(model).__name__)
     module.eval()
     return module
+
+
+def _restore_outputs(graph: fx.Graph) -> None:
+    """Concrete arguments that are containers leave a pytree signature and flat outputs behind."""
+    info = getattr(graph._codegen, "pytree_info", None)
+    if info is not None and info.out_spec is not None:
+        output = next(reversed(graph.nodes))
+        output.args = (torch.utils._pytree.tree_unflatten(output.args[0], info.out_spec),)
+    graph.set_codegen(fx.graph.CodeGen())
 
 
 def _defaults_beyond(forward: Callable[..., Any], given: int) -> dict[str, Any]:
@@ -132,7 +142,7 @@ def _dropout_to_module(module: fx.GraphModule, node: fx.Node) -> None:
     name = f"{node.name}_module"
     module.add_submodule(name, kind(float(probability)).eval())  # type: ignore[arg-type]
     with module.graph.inserting_before(node):
-        replacement = module.graph.call_module(name, (node.args[0],))
+        replacement = module.graph.call_module(name, (node.all_input_nodes[0],))
     node.replace_all_uses_with(replacement)
     module.graph.erase_node(node)
 

@@ -124,12 +124,13 @@ class Program:
             slot = owner.get(node.name)
             if slot is None:
                 copied[node] = graph.node_copy(node, copied.__getitem__)
-                if node.op in ("call_module", "get_attr"):
-                    copied[node].target = _beside(node.target, attributes)
+                if node.op not in ("call_module", "get_attr"):
+                    continue
+                copied[node].target = target = _beside(node.target, attributes)
                 if node.op == "call_module":
-                    modules[copied[node].target] = self.teacher.get_submodule(node.target)
-                elif node.op == "get_attr":
-                    tensors[copied[node].target] = _attribute(self.teacher, node.target)
+                    modules[target] = self.teacher.get_submodule(node.target)
+                else:
+                    tensors[target] = _attribute(self.teacher, node.target)
             elif node.name == slot.output:
                 name = slot.attribute
                 modules[name] = ops[slot.name] if slot.name in ops else self.teacher_op(slot)

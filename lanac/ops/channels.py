@@ -118,7 +118,9 @@ class _Walk:
         name = getattr(node.target, "__name__", str(node.target))
         if node.name not in self.specs:
             self._unknown(node)
-        elif name in _PER_CHANNEL_FUNCTIONS or (name == "mean" and _keeps_channels(node)):
+        elif name in _PER_CHANNEL_FUNCTIONS or (
+            name == "mean" and _keeps_channels(node, self.specs[node.name].rank)
+        ):
             self._unite(node)
         elif name == "flatten":
             self._flatten(node, node.all_input_nodes[0])
@@ -166,8 +168,11 @@ class _Walk:
         return group
 
 
-def _keeps_channels(node: fx.Node) -> bool:
+def _keeps_channels(node: fx.Node, rank: int) -> bool:
     """A mean over space that keeps the dimensions, as in a squeeze-excite gate."""
     dims: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
     keep: Any = node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False)
-    return bool(keep) and dims is not None and {d % 4 for d in dims} == {2, 3}
+    if not keep or dims is None:
+        return False
+    dims = (dims,) if isinstance(dims, int) else dims
+    return {0, 1}.isdisjoint(dim % rank for dim in dims)

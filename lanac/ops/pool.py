@@ -72,8 +72,9 @@ def enumerate_slot(
             ops.update(dict.fromkeys(member.enumerate(view)))
             continue
         fitting = tuple(FAMILIES.get(member.family).enumerate(view))
-        if member in fitting:
-            ops[member] = None
+        same = [op for op in fitting if sorted(op.options) == sorted(member.options)]
+        if same:  # written in the family's own order
+            ops[same[0]] = None
         elif fitting and _option_names(member) != _option_names(fitting[0]):
             raise PoolError(
                 f"op {str(member)!r} has options {_option_names(member)}, "

@@ -10,7 +10,7 @@ from lanac.compilation import Compilation, Finalist, Outputs
 from lanac.ir import TEACHER, Slot
 from lanac.targets import FLOPS, LATENCY, MEMORY, PARAMS, RESOURCES, Timing, format_cost
 from lanac.version import __version__
-from lanac.workspace import write_atomically
+from lanac.workspace import disk_errors, write_atomically
 
 TITLES = {LATENCY: "latency", PARAMS: "params", FLOPS: "flops", MEMORY: "peak activations"}
 
@@ -19,8 +19,9 @@ def write_report(compilation: Compilation) -> None:
     """Writes plan.json and summary.md into the student's folder."""
     folder = compilation.need("outputs").folder
     plan = json.dumps(plan_record(compilation), indent=2) + "\n"
-    write_atomically(folder / "plan.json", plan.encode())
-    write_atomically(folder / "summary.md", summary(compilation).encode())
+    with disk_errors(folder):
+        write_atomically(folder / "plan.json", plan.encode())
+        write_atomically(folder / "summary.md", summary(compilation).encode())
 
 
 def plan_record(compilation: Compilation) -> dict[str, Any]:

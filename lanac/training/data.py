@@ -109,20 +109,19 @@ class Data:
         The position is counted from the end of `order`, so that a resumed run, which passes the
         rest of the order, draws what the undisturbed run would have drawn.
         """
+        batches = _Batches(self, order, seed)
         if self.workers:
-            loader = DataLoader(
-                self.dataset,
-                batch_sampler=[list(indices) for indices in order],
-                collate_fn=self.collate,
+            generator = torch.Generator().manual_seed(seed)
+            yield from DataLoader(
+                batches,
+                batch_size=None,
                 num_workers=self.workers,
-                generator=torch.Generator().manual_seed(seed),
+                collate_fn=_as_it_is,
+                generator=generator,
             )
-            yield from (self._as_batch(batch) for batch in loader)
             return
-        for position, indices in enumerate(order):
-            with seeded(seed, len(order) - position):
-                batch = self.batch(indices)
-            yield batch
+        for position in range(len(order)):
+            yield batches[position]
 
     def _as_batch(self, collated: Any) -> Batch:
         targets = None
@@ -156,6 +155,24 @@ class Data:
         with seeded(0, 0):
             batch = self.batch(places)
         return key_of(len(self), batch.inputs, _plain(batch.targets))
+
+
+class _Batches(Dataset[Batch]):
+    """The batches of one order as a dataset: the same ones in any number of worker processes."""
+
+    def __init__(self, data: Data, order: Sequence[Sequence[int]], seed: int) -> None:
+        self._data, self._order, self._seed = data, order, seed
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, position: int) -> Batch:
+        with seeded(self._seed, len(self._order) - position):
+            return self._data.batch(self._order[position])
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _plain(targets: Any) -> Any:

@@ -148,7 +148,7 @@ class Finetuner:
                 loss = loss + self.options.distillation * self._imitation(outputs, reference)
             if not torch.isfinite(loss):
                 raise TrainingError(
-                    f"the loss became {float(loss)} in epoch {epoch + 1} of finetuning; "
+                    f"the loss became {float(loss.detach())} in epoch {epoch + 1} of finetuning; "
                     "start again with a lower --learning-rate"
                 )
             self.optimizer.zero_grad(set_to_none=True)
@@ -166,7 +166,8 @@ class Finetuner:
         self.re_estimate(candidate)
         metric = measure(candidate, self.teacher, self.task, self.task.held_out, self.device)
         self.state.epochs.append({"epoch": epoch, "loss": loss, "metric": metric})
-        if metric > self.state.best_metric or not self.state.best:  # NaN is above nothing
+        best = self.state.best_metric if self.state.best else math.nan
+        if metric > best or math.isnan(best):  # NaN is above nothing, and anything is above NaN
             self.state.best_metric, self.state.best_epoch = metric, epoch
             self.state.best = {k: v.detach().clone() for k, v in candidate.state_dict().items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -44,7 +45,8 @@ class SuffixRunner:
     def _continuation(self, place: int, values: dict[fx.Node, Any]) -> Continue:
         @torch.no_grad()
         def run(op: nn.Module) -> Any:
-            mine = dict(values)
+            # Copied with what they share: an op in place must not spoil the next one's values.
+            mine = dict(zip(values, copy.deepcopy(list(values.values())), strict=True))
             entry: Tensor = mine[self._nodes[place].args[0]]
             mine[self._nodes[place]] = op(entry)
             for node in self._nodes[place + 1 :]:

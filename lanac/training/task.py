@@ -39,7 +39,7 @@ class Task:
 
     @property
     def metric_name(self) -> str:
-        if self.user_metric is not None:
+        if self.user_metric is not None and self.labelled:
             return getattr(self.user_metric, "__name__", "metric")
         return "top-1" if self.labelled else "agreement"
 
@@ -122,7 +122,11 @@ class Task:
 def _reason(error: Exception) -> str:
     """The first line of an error, with its kind where that says more."""
     first = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
-    return first if isinstance(error, (IndexError, RuntimeError)) else f"{type(error).__name__}: {first}"
+    return (
+        first
+        if isinstance(error, (IndexError, RuntimeError))
+        else f"{type(error).__name__}: {first}"
+    )
 
 
 def _check_top_1(outputs: Tensor, targets: Any, where: str) -> None:

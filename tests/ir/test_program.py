@@ -142,7 +142,7 @@ def test_a_slot_may_have_the_name_of_the_parent_of_a_module_outside() -> None:
 
 
 def test_outside_is_what_no_slot_computes() -> None:
-    program, x = chain_program()
+    program, _ = chain_program()
     found = program.outside()
     assert found is not None
     module, specs = found

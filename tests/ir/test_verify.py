@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -61,9 +60,7 @@ def test_a_good_program_passes() -> None:
 
 
 def test_slots_overlap() -> None:
-    program = line_program(
-        slot_of("s", "a", "b", entry="x"), slot_of("t", "b", "c", entry="a")
-    )
+    program = line_program(slot_of("s", "a", "b", entry="x"), slot_of("t", "b", "c", entry="a"))
     assert message_of(program) == "node 'b' is in slots 's' and 't'"
 
 

@@ -1,0 +1,144 @@
+"""Distillation and scores, against what they are by definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lanac import run_passes
+from lanac.ir import IDENTITY, TEACHER, OpSpec
+from lanac.passes import DistillCandidates, ScoreCandidates
+from lanac.passes import distill_candidates as module
+from lanac.passes.assemble import DISTILLED, load_op
+from lanac.passes.distill_candidates import training_order
+from lanac.passes.score_candidates import evaluation_indices
+from lanac.training.batch_norm import current_statistics
+
+DISTILL = DistillCandidates(samples=96, batch=16)
+SLIM, DENSE = OpSpec.of("slim", w=0.5), OpSpec.of("cb_bottle", k=3, w=0.25)
+
+
+def weights_of(compilation, slot, op):
+    key = compilation.weights[slot][op].key
+    return compilation.workspace.get(DISTILLED, key).tensors
+
+
+def assert_equal(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+class TestDistill:
+    def test_the_company_does_not_matter(self, start):
+        """A candidate trained with others and one trained alone are the same, bit for bit."""
+        together = run_passes(start("flops=0.6x", f"slim,{DENSE}", "together"), [DISTILL])
+        for op in (SLIM, DENSE):
+            alone = run_passes(start("flops=0.6x", str(op), f"alone {op.family}"), [DISTILL])
+            for slot in ("blocks.0", "blocks.2", "blocks.4"):
+                assert_equal(weights_of(together, slot, op), weights_of(alone, slot, op))
+                assert together.weights[slot][op].error == alone.weights[slot][op].error
+
+    def test_a_stopped_run_goes_on_from_its_checkpoint(self, start, monkeypatch):
+        expected = run_passes(start("flops=0.6x", f"slim,{DENSE}", "undisturbed"), [DISTILL])
+        steps = []
+        learn = module.Candidate.learn
+
+        def stopping(self, features, learning_rate):
+            steps.append(learning_rate)
+            if len(steps) == stop_after:
+                raise KeyboardInterrupt
+            learn(self, features, learning_rate)
+
+        monkeypatch.setattr(module.Candidate, "learn", stopping)
+        monkeypatch.setattr(module.CheckpointClock, "is_due", lambda self: True)
+        candidates = sum(map(len, expected.weights.values()))
+        stop_after = 3 * candidates + 5  # in the middle of the fourth step
+        compilation = start("flops=0.6x", f"slim,{DENSE}", "stopped")
+        with pytest.raises(KeyboardInterrupt):
+            run_passes(compilation, [DISTILL])
+        steps.clear()
+        stop_after = -1
+        resumed = run_passes(compilation, [DISTILL])
+        assert len(steps) == 3 * candidates  # of six
+        for slot, ops in expected.weights.items():
+            for op in ops:
+                assert_equal(weights_of(resumed, slot, op), weights_of(expected, slot, op))
+                assert resumed.weights[slot][op].error == ops[op].error
+
+    def test_only_what_is_missing_is_trained(self, start, monkeypatch):
+        run_passes(start("flops=0.6x", str(SLIM)), [DISTILL])
+        trained = []
+        build = module.DistillCandidates._candidates
+
+        def recorded(self, compilation, missing, *rest):
+            trained.extend(op for _, op in missing.values())
+            return build(self, compilation, missing, *rest)
+
+        monkeypatch.setattr(module.DistillCandidates, "_candidates", recorded)
+        run_passes(start("flops=0.6x", f"{SLIM},{DENSE}"), [DISTILL])
+        assert set(trained) == {DENSE}
+
+    def test_candidates_learn(self, start):
+        long = DistillCandidates(samples=2000, batch=50)
+        first, last = (
+            run_passes(start("flops=0.6x", str(DENSE), f"{step.samples}"), [step])
+            for step in (DISTILL, long)
+        )
+        for slot in ("blocks.0", "blocks.3"):
+            assert last.weights[slot][DENSE].error < first.weights[slot][DENSE].error
+
+    def test_the_teacher_is_not_changed(self, start):
+        compilation = start("flops=0.6x", "slim")
+        before = {k: v.clone() for k, v in compilation.program.teacher.state_dict().items()}
+        run_passes(compilation, [DISTILL, ScoreCandidates(64, 32)])
+        assert_equal(before, compilation.program.teacher.state_dict())
+
+    @pytest.mark.parametrize(("samples", "steps"), [(1, 1), (16, 1), (17, 2), (1200, 75)])
+    def test_training_order_has_as_many_steps_as_the_samples_take(self, start, samples, steps):
+        data = start("flops=0.6x", "skip").task.train
+        order = list(training_order(data, samples, 16, 0))
+        assert len(order) == steps
+        assert all(len(part) == 16 for part in order)
+        first_epoch = [index for part in order[: len(data) // 16] for index in part]
+        assert len(first_epoch) == len(set(first_epoch))
+
+
+class TestScores:
+    @pytest.fixture
+    def scored(self, start):
+        return run_passes(
+            start("flops=0.6x", f"identity,{SLIM}"), [DISTILL, ScoreCandidates(100, 32)]
+        )
+
+    def loss_with(self, compilation, modules):
+        """By definition: the mean over the batches of the loss with batch statistics."""
+        network = compilation.program.rewrite(modules).eval()
+        data = compilation.task.train
+        indices = evaluation_indices(len(data), 100, compilation.seed)
+        losses = []
+        for part in (indices[:32], indices[32:64], indices[64:96], indices[96:]):
+            batch = data.batch(part)
+            with torch.no_grad(), current_statistics(network):
+                losses.append(float(F.cross_entropy(network(*batch.inputs), batch.targets)))
+        return sum(losses) / len(losses)
+
+    @pytest.mark.parametrize("op", [IDENTITY, SLIM], ids=str)
+    @pytest.mark.parametrize("name", ["blocks.0", "blocks.4"])
+    def test_a_score_is_the_change_of_the_loss(self, scored, name, op):
+        slot = scored.program.slot(name)
+        change = self.loss_with(scored, {name: load_op(scored, slot, op)})
+        change -= self.loss_with(scored, {})
+        assert scored.scores[name][op] == pytest.approx(change, abs=1e-5)
+
+    def test_the_teachers_own_op_changes_nothing(self, scored):
+        assert {ops[TEACHER] for ops in scored.scores.values()} == {0.0}
+
+    def test_scores_are_stored_batch_by_batch(self, scored, start, monkeypatch):
+        monkeypatch.setattr(
+            "lanac.passes.score_candidates._Models", lambda *_: pytest.fail("computed again")
+        )
+        again = run_passes(
+            start("flops=0.3x", f"identity,{SLIM}"), [DISTILL, ScoreCandidates(100, 32)]
+        )
+        assert again.scores == scored.scores

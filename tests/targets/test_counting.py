@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lanac.targets import count_flops, count_params, peak_activation_bytes
+
+
+def test_params_of_a_convolution_by_hand() -> None:
+    assert count_params(nn.Conv2d(3, 8, 5)) == 3 * 8 * 25 + 8
+    assert count_params(nn.Conv2d(8, 8, 3, groups=8, bias=False)) == 8 * 9
+    assert count_params(nn.Sequential(nn.BatchNorm2d(4), nn.ReLU())) == 8  # no running statistics
+
+
+def test_shared_params_count_once() -> None:
+    layer = nn.Linear(3, 3)
+    assert count_params(nn.Sequential(layer, nn.ReLU(), layer)) == 12
+
+
+@pytest.mark.parametrize(
+    ("module", "flops"),
+    [
+        (nn.Conv2d(3, 8, 5, padding=2, bias=False), 2 * 3 * 8 * 25 * 36),
+        (nn.Conv2d(3, 8, 3, stride=2, padding=1), 2 * 3 * 8 * 9 * 9),
+        (nn.Conv2d(3, 3, 3, padding=1, groups=3), 2 * 3 * 9 * 36),
+        (nn.Sequential(nn.Flatten(), nn.Linear(108, 10)), 2 * 108 * 10),
+        (nn.ReLU(), 0),
+    ],
+)
+def test_flops_by_hand(module: nn.Module, flops: int) -> None:
+    assert count_flops(module, (torch.zeros(1, 3, 6, 6),)) == flops
+    assert count_flops(module, (torch.zeros(5, 3, 6, 6),)) == 5 * flops
+
+
+def test_peak_memory_of_a_chain_is_its_largest_pair_of_neighbours() -> None:
+    chain = nn.Sequential(
+        nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 1), nn.MaxPool2d(2), nn.Conv2d(8, 1, 1)
+    )
+    # floats of 4x4: 16, 32, 32, 128, 32 (2x2), 4; neighbours: 48, 64, 160, 160, 36
+    assert peak_activation_bytes(chain, (torch.zeros(1, 1, 4, 4),)) == 4 * 160
+    assert peak_activation_bytes(chain, (torch.zeros(3, 1, 4, 4),)) == 3 * 4 * 160
+
+
+def test_a_skip_stays_alive_until_it_is_added() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.b(self.a(x))
+
+    # x (16) with a (64) and b (16) alive at once
+    assert peak_activation_bytes(Residual(), (torch.zeros(1, 1, 4, 4),)) == 4 * 96
+
+
+def test_what_shares_memory_counts_once() -> None:
+    class Views(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(-1).unsqueeze(0).relu_()
+
+    assert peak_activation_bytes(Views(), (torch.zeros(2, 8),)) == 4 * 16
+
+
+def test_nested_graphs_are_measured_inside() -> None:
+    chain = nn.Sequential(nn.Conv2d(1, 9, 1), nn.Conv2d(9, 1, 1))
+    nested = nn.Sequential(torch.fx.symbolic_trace(chain))
+    x = torch.zeros(1, 1, 4, 4)
+    assert peak_activation_bytes(nested, (x,)) == peak_activation_bytes(chain, (x,)) == 4 * 160

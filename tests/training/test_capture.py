@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lanac.frontend.partition import partition
+from lanac.frontend.tracing import trace
+from lanac.training.batch_norm import current_statistics
+from lanac.training.capture import SlotCapture
+from lanac.training.data import Batch
+
+CPU = torch.device("cpu")
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.Sequential(nn.Conv2d(4, 5, 3), nn.ReLU(inplace=True)),
+    ).eval()
+
+
+def test_what_enters_and_leaves_every_slot() -> None:
+    net = network()
+    program = partition(*trace(net, (torch.zeros(2, 3, 8, 8),)))
+    capture = SlotCapture(program, CPU)
+    for size in (4, 3):
+        x = torch.randn(size, 3, 8, 8)
+        features = capture.run(Batch((x,)))
+        assert list(features) == [slot.name for slot in program.slots]
+        entered = x
+        for slot in program.slots:
+            before, after = features[slot.name]
+            assert torch.equal(before, entered)
+            assert torch.equal(after, program.teacher_op(slot)(entered))
+            assert not after.requires_grad
+            entered = after
+        assert torch.equal(capture.outputs, net(x))
+        assert capture.features is features
+
+
+def test_no_hook_stays_behind() -> None:
+    net = network()
+    program = partition(*trace(net, (torch.zeros(2, 3, 8, 8),)))
+    capture = SlotCapture(program, CPU)
+    capture.run(Batch((torch.randn(2, 3, 8, 8),)))
+    assert not any(module._forward_hooks for module in capture._split.modules())
+
+
+def test_the_teachers_statistics_stay_as_they_are() -> None:
+    net = network()
+    before = net[1].running_mean.clone()
+    program = partition(*trace(net, (torch.zeros(2, 3, 8, 8),)))
+    capture = SlotCapture(program, CPU)
+    with current_statistics(net):
+        capture.run(Batch((torch.randn(2, 3, 8, 8),)))
+    assert torch.equal(net[1].running_mean, before)
