@@ -72,19 +72,19 @@ def enumerate_slot(
             ops.update(dict.fromkeys(member.enumerate(view)))
             continue
         fitting = tuple(FAMILIES.get(member.family).enumerate(view))
-        same = [op for op in fitting if sorted(op.options) == sorted(member.options)]
-        if same:  # written in the family's own order
-            ops[same[0]] = None
-        elif fitting and _option_names(member) != _option_names(fitting[0]):
-            raise PoolError(
-                f"op {str(member)!r} has options {_option_names(member)}, "
-                f"family {member.family!r} takes {_option_names(fitting[0])}, as in {fitting[0]}"
-            )
+        if fitting:
+            ops[_in_family_order(member, fitting[0])] = None
     return tuple(ops)
 
 
-def _option_names(op: OpSpec) -> list[str]:
-    return sorted(name for name, _ in op.options)
+def _in_family_order(op: OpSpec, model: OpSpec) -> OpSpec:
+    """The op with its options in the order of its family; values off the family's grid are fine."""
+    expected, given = [name for name, _ in model.options], [name for name, _ in op.options]
+    if sorted(given) != sorted(expected):
+        raise PoolError(
+            f"op {str(op)!r} has options {given}, family {op.family!r} takes {expected}, as in {model}"
+        )
+    return OpSpec(op.family, tuple((name, op[name]) for name in expected))
 
 
 def needs_distillation(op: OpSpec) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor, fx, nn
 from lanac.ir import Program
 from lanac.training.data import Batch
 from lanac.training.device import on_device
+
+_IN_PLACE = {name for name in dir(operator) if name.startswith("i") and hasattr(operator, name[1:])}
 
 
 class SlotCapture:
@@ -30,16 +33,26 @@ class SlotCapture:
     @torch.no_grad()
     def run(self, batch: Batch) -> Mapping[str, tuple[Tensor, Tensor]]:
         """One forward pass of the teacher; returns the features, which hold no gradients."""
+        entered: dict[str, Tensor] = {}
         features: dict[str, tuple[Tensor, Tensor]] = {}
         hooks = []
         for attribute, name in self._names.items():
+            module = self._split.get_submodule(attribute)
+            writes = writes_its_input(module)
 
-            def keep(
+            def enter(
+                module: nn.Module, inputs: tuple[Any, ...], name: str = name, writes: bool = writes
+            ) -> tuple[Any, ...] | None:
+                entered[name] = inputs[0]
+                return (inputs[0].clone(),) if writes else None
+
+            def leave(
                 module: nn.Module, inputs: tuple[Any, ...], output: Any, name: str = name
             ) -> None:
-                features[name] = (inputs[0], output)
+                features[name] = (entered[name], output)
 
-            hooks.append(self._split.get_submodule(attribute).register_forward_hook(keep))
+            hooks.append(module.register_forward_pre_hook(enter))
+            hooks.append(module.register_forward_hook(leave))
         try:
             self.outputs = self._split(*batch.inputs)
         finally:
@@ -47,3 +60,17 @@ class SlotCapture:
                 hook.remove()
         self.features = features
         return features
+
+
+def writes_its_input(module: nn.Module) -> bool:
+    """Whether a graph's first step may change the tensor that enters, as `relu_` does."""
+    if not isinstance(module, fx.GraphModule):
+        return False
+    entry = next(node for node in module.graph.nodes if node.op == "placeholder")
+    for user in entry.users:
+        name = getattr(user.target, "__name__", str(user.target))
+        layer = module.get_submodule(str(user.target)) if user.op == "call_module" else None
+        in_place = name in _IN_PLACE or (user.op != "call_module" and name.endswith("_"))
+        if in_place or user.kwargs.get("inplace") or getattr(layer, "inplace", False):
+            return True
+    return False

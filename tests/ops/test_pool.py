@@ -91,6 +91,10 @@ def test_options_in_another_order_are_the_same_op(program: Program) -> None:
         assert ops_of(program, 0, pool) == ["teacher", "efn(e=1,k=3,se=0)"]
 
 
+def test_values_off_the_familys_grid_are_tried_too(program: Program) -> None:
+    assert ops_of(program, 0, "efn(k=3,e=2,se=0.1)") == ["teacher", "efn(e=2,k=3,se=0.1)"]
+
+
 def test_options_that_the_family_does_not_have(program: Program) -> None:
     with pytest.raises(PoolError) as caught:
         ops_of(program, 0, "efn(e=1,kernel=3,se=0)")

@@ -57,3 +57,26 @@ def test_the_teachers_statistics_stay_as_they_are() -> None:
     with current_statistics(net):
         capture.run(Batch((torch.randn(2, 3, 8, 8),)))
     assert torch.equal(net[1].running_mean, before)
+
+
+class AddsInto(nn.Module):
+    """A residual block that writes its sum into its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x += self.conv(x)
+        return x
+
+
+def test_features_are_what_enters_even_where_a_slot_writes_into_its_input() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), AddsInto(), AddsInto()).eval()
+    program = partition(*trace(net, (torch.zeros(2, 3, 8, 8),)))
+    features = SlotCapture(program, CPU).run(Batch((torch.randn(2, 3, 8, 8),)))
+    assert len(features) == 3
+    for slot in program.slots:
+        before, after = features[slot.name]
+        assert torch.equal(after, program.teacher_op(slot)(before.clone()))
