@@ -80,7 +80,7 @@ class Outputs:
         files: file names by backend.
         agreement: largest relative difference to the student on real inputs, by backend.
         metric, teacher_metric: on the validation data.
-        latency, teacher_latency: of the emitted files, interleaved, None where not measured.
+        latency, teacher_latency: of student and teacher as ONNX, interleaved in one run.
         costs, teacher_costs: counted costs and measured latency by resource.
     """
 
@@ -89,8 +89,8 @@ class Outputs:
     agreement: Mapping[str, float]
     metric: float
     teacher_metric: float
-    latency: Timing | None
-    teacher_latency: Timing | None
+    latency: Timing
+    teacher_latency: Timing
     costs: Mapping[str, float]
     teacher_costs: Mapping[str, float]
 

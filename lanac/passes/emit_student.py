@@ -82,21 +82,28 @@ class EmitStudent:
         folder: Path,
         files: Mapping[str, Sequence[str]],
         inputs: tuple[Tensor, ...],
-    ) -> tuple[Timing | None, Timing | None]:
-        """Student and teacher as emitted, interleaved; nothing where no ONNX file was asked for."""
-        if "onnx" not in files:
-            return None, None
+    ) -> tuple[Timing, Timing]:
+        """Student and teacher as ONNX from the same exporter, interleaved.
+
+        Where no ONNX file was asked for, one is written for the timing alone.
+        """
         program, target = compilation.need("program"), compilation.target
-        teacher = _fresh(folder / ".teacher")
+        onnx = BACKENDS.get("onnx")
+        scratch = _fresh(folder.with_name(f".{folder.name}.timing"))
         try:
-            (teacher_file, *_) = BACKENDS.get("onnx").emit(program.teacher, teacher, inputs)
+            (teacher_file, *_) = onnx.emit(program.teacher, _fresh(scratch / "teacher"), inputs)
+            if "onnx" in files:
+                student_file = folder / files["onnx"][0]
+            else:
+                student = compilation.need("student").module
+                (student_file, *_) = onnx.emit(student, _fresh(scratch / "student"), inputs)
             zeros = target_inputs(program, target.batch)
             runs = [
                 onnxruntime.timed_run(path, zeros, target.threads)
-                for path in (folder / files["onnx"][0], teacher_file)
+                for path in (student_file, teacher_file)
             ]
         finally:
-            shutil.rmtree(teacher, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
         with (
             compilation.workspace.lock("measuring", "is measuring latencies", wait=True),
             compilation.instruments.progress("timing the student", self.rounds) as advance,
@@ -171,8 +178,8 @@ def _outputs(
     folder: Path,
     files: Mapping[str, tuple[str, ...]],
     agreement: Mapping[str, float],
-    latency: Timing | None,
-    teacher_latency: Timing | None,
+    latency: Timing,
+    teacher_latency: Timing,
 ) -> Outputs:
     program, task = compilation.need("program"), compilation.task
     student, device = compilation.need("student").module, compilation.device
@@ -185,8 +192,7 @@ def _outputs(
         }
         for module in (student, program.teacher)
     )
-    if latency is not None and teacher_latency is not None:
-        costs[LATENCY], teacher_costs[LATENCY] = latency.median_ms, teacher_latency.median_ms
+    costs[LATENCY], teacher_costs[LATENCY] = latency.median_ms, teacher_latency.median_ms
     with compilation.instruments.progress("measuring accuracy", 2) as advance:
         teacher, metrics = on_device(program.teacher, device), []
         for module in (on_device(student, device), teacher):
