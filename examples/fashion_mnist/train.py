@@ -46,9 +46,7 @@ def top1(model: nn.Module, loader: DataLoader[tuple[Tensor, Tensor]]) -> float:
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float = 0.995) -> None:
     """Exponential running average of weights and batch norm statistics."""
-    for mean, value in zip(
-        average.state_dict().values(), model.state_dict().values(), strict=True
-    ):
+    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if mean.is_floating_point():
             mean.lerp_(value, 1 - decay)
         else:
@@ -61,7 +59,9 @@ def train_phase(phase: Phase) -> None:
     The last epoch is kept, whatever the test images say about earlier ones.
     """
     torch.manual_seed(0)
-    train = DataLoader(FashionMnist("train", shift=phase.shift), BATCH, shuffle=True, drop_last=True)
+    train = DataLoader(
+        FashionMnist("train", shift=phase.shift), BATCH, shuffle=True, drop_last=True
+    )
     test = DataLoader(FashionMnist("t10k"), 500)
     model = ResNet().to(memory_format=torch.channels_last)
     if WEIGHTS.exists():

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from lanac.errors import PoolError
-from lanac.ir import OpSpec, Program, Slot, TensorSpec
+from lanac.ir import OpSpec, Program, Slot, TensorSpec, record_specs
 from lanac.registry import Registry
 
 
@@ -50,6 +50,16 @@ class SlotView:
         if last.op == "call_module":
             return isinstance(self.teacher.get_submodule(str(last.target)), nn.ReLU)
         return last.target in (F.relu, torch.relu, "relu", "relu_")
+
+    @cached_property
+    def inner_specs(self) -> dict[str, TensorSpec]:
+        """Specs of the teacher op's inner tensors by node name, found by running it on zeros."""
+        # Two samples: one would hide which dimension is the batch where others are one too.
+        spec = self.input_spec.with_batch(2)
+        parameter = next(self.teacher.parameters(), None)
+        device = parameter.device if parameter is not None else torch.device("cpu")
+        zeros = torch.zeros(spec.shape, dtype=spec.dtype, device=device)
+        return record_specs(self.teacher, (zeros,))[0]
 
     @cached_property
     def stride(self) -> int | None:

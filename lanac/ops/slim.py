@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lanac.errors import PoolError
-from lanac.ir import OpSpec, TensorSpec, record_specs
+from lanac.ir import OpSpec
 from lanac.ops.base import SlotView
 from lanac.ops.channels import ChannelGroup, find_channel_groups
 from lanac.ops.layers import aligned
@@ -24,7 +24,7 @@ class SlimFamily:
     equation = "y = t(x) with only the w most important channels between its layers"
 
     def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
-        groups = find_channel_groups(view.teacher, trace_specs(view))
+        groups = find_channel_groups(view.teacher, view.inner_specs)
         ops: dict[tuple[int, ...], OpSpec] = {}
         for width in WIDTHS:
             kept = tuple(kept_channels(group, width) for group in groups)
@@ -37,7 +37,7 @@ class SlimFamily:
         activations = _Activations(view.teacher)
         if view.calibration is not None:
             activations.record(view.calibration)
-        for group in find_channel_groups(module, trace_specs(view)):
+        for group in find_channel_groups(module, view.inner_specs):
             count = kept_channels(group, op.number("w"))
             if count < group.size:
                 importance = channel_importance(module, group, activations.energy)
@@ -50,15 +50,6 @@ class SlimFamily:
 def kept_channels(group: ChannelGroup, width: float) -> int:
     """How many channels `slim(w)` keeps: a multiple of eight, never more than there are."""
     return min(group.size, aligned(group.size * width))
-
-
-def trace_specs(view: SlotView) -> dict[str, TensorSpec]:
-    """Specs of the slot's inner tensors for a batch of two, found by running it on zeros."""
-    parameter = next(view.teacher.parameters(), None)
-    device = parameter.device if parameter is not None else torch.device("cpu")
-    # Two samples: one would hide which dimension is the batch where others are one too.
-    zeros = torch.zeros(view.input_spec.with_batch(2).shape, dtype=view.input_spec.dtype)
-    return record_specs(view.teacher, (zeros.to(device),))[0]
 
 
 class _Activations(fx.Interpreter):
