@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-import torch
 
 from lanac.cli.main import main
-from lanac.frontend.model_file import load_model_file
+from lanac.passes import EmitStudent
+from lanac.targets import Timing
 
 TINY = Path(__file__).parents[1] / "tiny_teacher" / "model.py"
-SMALL = tuple(
-    "--distill-samples 128 --score-samples 64 --plans 4 --evaluate-images 128 "
-    "--finetune-epochs 1 --batch-size 32".split()
+SMALL = (
+    "--distill-samples=128",
+    "--score-samples=64",
+    "--plans=4",
+    "--evaluate-images=128",
+    "--finetune-epochs=1",
+    "--batch-size=32",
 )
 """Options that make a run a matter of seconds."""
 
@@ -39,21 +43,6 @@ class Outcome:
 
 Lanac = Callable[..., Outcome]
 WriteModel = Callable[[str], Path]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """The tests share the machine with others, and a sum in another order is another sum."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tiny model file and its trained weights; not to be written."""
-    folder = tmp_path_factory.mktemp("tiny")
-    path = shutil.copy(TINY, folder)
-    load_model_file(Path(path))  # trains, and keeps the weights beside the file
-    return folder
 
 
 @pytest.fixture
@@ -79,12 +68,27 @@ def small_options() -> tuple[str, ...]:
     return SMALL
 
 
+@pytest.fixture(scope="session")
+def untime() -> Callable[[pytest.MonkeyPatch], None]:
+    """Keeps emitted students from being timed, which takes longer than all the rest of a run."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        times = Timing(1.0, 1.0, 1.0, 1), Timing(2.0, 2.0, 2.0, 1)
+        monkeypatch.setattr(EmitStudent, "_time", lambda *_: times)
+
+    return patch
+
+
 @pytest.fixture
 def lanac(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    untime: Callable[[pytest.MonkeyPatch], None],
 ) -> Lanac:
     """Runs the command in this process, with small settings, in the test's folder."""
     monkeypatch.chdir(tmp_path)
+    untime(monkeypatch)
 
     def leave(status: int) -> NoReturn:
         raise SystemExit(status)

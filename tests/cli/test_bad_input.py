@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +18,7 @@ ACCEPTED = (
     "or a pair of tensors (inputs, targets)"
 )
 MISFIT = "Give labels that fit, or define loss(outputs, targets) in the model file."
-LOGITS = "fails on the teacher's outputs ((8, 4) torch.float32)"
+LOGITS = "fails on the network's outputs ((8, 4) torch.float32)"
 
 
 def assert_refused(outcome, message):
@@ -90,9 +89,9 @@ class TestModelFile:
         )
         assert_refused(
             lanac(path),
-            "the model fails on its example input of shape (8, 3, 12, 12): RuntimeError: Given "
-            "groups=1, weight of size [16, 1, 3, 3], expected input[8, 3, 12, 12] to have 1 "
-            "channels, but got 3 channels instead. Check that train_data() (or example_inputs()) "
+            "the model fails on the first samples of train_data(), of shape (8, 3, 12, 12): "
+            "RuntimeError: Given groups=1, weight of size [16, 1, 3, 3], expected input[8, 3, 12, "
+            "12] to have 1 channels, but got 3 channels instead. Check that train_data() "
             "gives what model() expects.",
         )
 
@@ -143,9 +142,8 @@ class TestData:
              f"train_data() gave generator, which cannot be indexed; {ACCEPTED}"),
             ("42", f"train_data() gave int, which cannot be indexed; {ACCEPTED}"),
             ("{'train': images(600, 1)}", "train_data(): loading samples [0]... failed: "
-             f"KeyError: 0; {ACCEPTED}"),
-            ("['a cat'] * 50", "train_data(): the inputs of a sample are str, expected tensors; "
-             f"{ACCEPTED}"),
+             "KeyError: 0"),
+            ("['a cat'] * 50", "train_data(): the inputs of a sample are str, expected tensors"),
             ("images(12, 1)", "train_data() has 12 samples; lanac needs at least 20"),
             ("(images(60, 1)[0], images(50, 1)[1])",
              "train_data(): tensors of different lengths [50, 60]"),
@@ -164,10 +162,10 @@ class TestData:
         [
             ("torch.full((60,), 7)", "the default loss, cross-entropy, "
              f"{LOGITS} and the labels of train_data() ((8,) torch.int64 from 7 to 7): "
-             f"Target 7 is out of bounds.. {MISFIT}"),
+             f"Target 7 is out of bounds. {MISFIT}"),
             ("torch.full((60,), 0.5)", "the default loss, cross-entropy, "
              f"{LOGITS} and the labels of train_data() ((8,) torch.float32 from 0.5 to 0.5): "
-             f"expected scalar type Long but found Float. {MISFIT}"),
+             f"expected target dtype to be Long or Byte, but got Float. {MISFIT}"),
             ("torch.zeros(60, 3, dtype=torch.long)", "the default loss, cross-entropy, "
              f"{LOGITS} and the labels of train_data() ((8, 3) torch.int64 from 0 to 0): "
              f"0D or 1D target tensor expected, multi-target not supported. {MISFIT}"),
@@ -196,7 +194,7 @@ class TestData:
         )
 
     def test_own_loss_raises(self, lanac, write_model):
-        path = write_model("def loss(outputs, targets): return outputs['logits'].mean()")
+        path = write_model("def loss(outputs, targets): return outputs.logits.mean()")
         outcome = lanac(path)
         assert outcome.status == 1
         assert outcome.err.startswith(f"lanac: loss() {LOGITS} and the labels of train_data()")
@@ -211,28 +209,47 @@ class TestData:
     @pytest.mark.parametrize(
         ("body", "problem"),
         [
-            ("outputs['logits']", "IndexError: "),
-            ("outputs", "it returned a tensor of shape (8, 4), expected a number"),
-            ("None", "it returned NoneType, expected a number"),
+            ("outputs.logits", "AttributeError: 'Tensor' object has no attribute 'logits'"),
+            ("outputs", "ValueError: only one element tensors can be converted to Python scalars"),
+            (
+                "None",
+                "TypeError: float() argument must be a string or a real number, not 'NoneType'",
+            ),
         ],
     )
     def test_own_metric_fails(self, lanac, write_model, body, problem):
         """Found before any training: the metric is used only after the first epoch."""
         path = write_model(f"def metric(outputs, targets): return {body}")
-        outcome = lanac(path, "--budget", "flops=0.6x")
-        assert outcome.status == 1
-        start = f"lanac: metric() fails on the teacher's outputs and the labels of train_data(): {problem}"
-        assert outcome.err.startswith(start)
-        assert "Traceback" not in outcome.err
+        assert_refused(
+            lanac(path),
+            f"metric() fails on the teacher's outputs and the labels of train_data(): {problem}. "
+            "Expected metric(outputs, targets) that returns a number, higher is better.",
+        )
         assert_untrained(path.parent / "model.lanac")
+
+    def test_default_metric_does_not_fit_the_labels(self, lanac, write_model):
+        path = write_model(
+            "def train_data(): return images(60, 1)[0], torch.full((60, 4), 0.25)\n"
+            "def val_data(): return train_data()"
+        )
+        assert_refused(
+            lanac(path),
+            "the default metric, top-1, does not fit the teacher's outputs and the labels of "
+            "train_data(): expected whole numbers of shape (8,), got (8, 4) torch.float32. "
+            "Define metric(outputs, targets) in the model file.",
+        )
 
     def test_validation_data_do_not_fit_the_model(self, lanac, write_model):
         """Found before any training: they are used only at the very end."""
-        path = write_model("def val_data(): return torch.zeros(50, 3, 12, 12), torch.zeros(50).long()")
-        outcome = lanac(path, "--budget", "flops=0.6x")
-        assert outcome.status == 1
-        assert outcome.err.startswith(
-            "lanac: the model fails on its example input of shape (8, 3, 12, 12): "
+        path = write_model(
+            "def val_data(): return torch.zeros(50, 3, 12, 12), torch.zeros(50).long()"
+        )
+        assert_refused(
+            lanac(path),
+            "the model fails on the first samples of val_data(), of shape (8, 3, 12, 12): "
+            "RuntimeError: Given groups=1, weight of size [16, 1, 3, 3], expected input[8, 3, 12, "
+            "12] to have 1 channels, but got 3 channels instead. Check that val_data() gives what "
+            "model() expects.",
         )
         assert_untrained(path.parent / "model.lanac")
 
@@ -240,7 +257,7 @@ class TestData:
         path = write_model("def val_data(): return TensorDataset(images(50, 3)[0])")
         assert_refused(
             lanac(path, "--budget", "flops=0.6x"),
-            "val_data() has no targets, train_data() has; give both or neither",
+            "val_data() has no labels, train_data() has; give val_data() labels too",
         )
 
 
@@ -262,7 +279,7 @@ class TestNames:
              "slim, teacher"),
             (("--emit", "onxx"), "unknown output 'onxx'. Did you mean 'onnx'? "
              "Known: onnx, pytorch."),
-            (("--emit", ""), "no output was asked for with --emit; known: onnx, pytorch"),
+            (("--emit", ""), "no output is asked for; known: onnx, pytorch"),
             (("--device", "tpu"), "--device 'tpu': expected auto, cpu or cuda"),
         ],
     )  # fmt: skip
@@ -271,15 +288,22 @@ class TestNames:
         assert not (tiny.parent / "model.lanac").exists()
 
     @pytest.mark.parametrize(
-        ("arguments", "message"),
+        ("arguments", "words"),
         [
-            (("--budgte", "0.5x"), "No such option: --budgte Did you mean --budget?"),
-            (("--seed", "one"), "Invalid value for '--seed': 'one' is not a valid int."),
-            (("--plans", "0"), "Invalid value for '--plans': 0 is not in the range x>=1."),
+            (("--budgte", "0.5x"), ("--budgte", "--budget")),
+            (("--seed", "one"), ("--seed", "integer")),
+            (("--plans", "0"), ("--plans",)),
+            (("second.py",), ("second.py",)),
         ],
     )
-    def test_unknown_option(self, lanac, tiny, arguments, message):
-        assert_refused(lanac(tiny, *arguments), f"{message} (lanac --help lists the options)")
+    def test_unknown_option(self, lanac, tiny, arguments, words):
+        """The sentence is typer's, and differs between its versions."""
+        outcome = lanac(tiny, *arguments, small=False)
+        assert outcome.status == 1
+        assert outcome.err.count("\n") == 1
+        assert outcome.err.startswith("lanac: ")
+        assert outcome.err.endswith(" (lanac --help lists the options)\n")
+        assert all(word in outcome.err for word in words)
 
     def test_unknown_option_of_an_op(self, lanac, tiny):
         assert_refused(
@@ -316,7 +340,7 @@ class TestBudget:
     def test_above_the_teachers_own_params(self, lanac, tiny):
         assert_refused(
             lanac(tiny, "--budget", "params=5M"),
-            "budget 'params=5M': the teacher already costs only 52.52 k params; "
+            "budget 'params=5M': the teacher already costs only 61.30 k params; "
             "give a limit below that",
         )
         assert_untrained(tiny.parent / "model.lanac")
@@ -333,21 +357,22 @@ class TestBudget:
 
     def test_infeasible(self, lanac, tiny):
         assert_refused(
-            lanac(tiny, "--budget", "params=0.01x"),
-            "budget params=0.01x cannot be met. params: the smallest reachable is ? params (?x), "
-            "the limit is ? params (0.010x). Give a larger budget, or a larger pool (--pool).",
+            lanac(tiny, "--budget", "params=0.001x"),
+            "budget params=0.001x cannot be met. params: the smallest reachable is 607 params "
+            "(0.010x), the limit is 61 params (0.001x). Give a larger budget, or a larger pool (--pool).",
         )
         assert_untrained(tiny.parent / "model.lanac")
 
     def test_infeasible_beside_a_feasible_one(self, lanac, tiny):
-        outcome = lanac(tiny, "--budget", "params=0.6x,params=0.01x")
+        outcome = lanac(tiny, "--budget", "params=0.6x,params=0.001x")
         assert outcome.status == 1
-        assert outcome.err.startswith("lanac: budget params=0.01x cannot be met. ")
+        assert outcome.err.startswith("lanac: budget params=0.001x cannot be met. ")
         assert_untrained(tiny.parent / "model.lanac")
 
-    def test_infeasible_with_a_small_pool(self, lanac, tiny):
-        outcome = lanac(tiny, "--budget", "memory=0.01x", "--pool", "skip")
+    def test_infeasible_memory(self, lanac, tiny):
+        """Peak memory is a maximum, not a sum: the solver does not see that limit."""
         assert_refused(
-            outcome,
-            "?",
+            lanac(tiny, "--budget", "memory=0.01x", "--pool", "skip"),
+            "budget memory=0.01x cannot be met. memory_bytes: the smallest reachable is 18.43 kB "
+            "(0.667x), the limit is 276 B (0.010x). Give a larger budget, or a larger pool (--pool).",
         )
