@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lanac.errors import LanacError
+from lanac.errors import BudgetError, LanacError
 from lanac.version import __version__
 
 _STOPPED = "stopped. Everything finished so far is kept: the same command goes on from there"
@@ -86,6 +86,7 @@ def compile_model(
     from lanac.compiler import Settings, compile
     from lanac.frontend.model_file import load_model_file
     from lanac.report.console import ConsoleInstruments, show_result
+    from lanac.report.summary import verdict
 
     console = Console(soft_wrap=not sys.stdout.isatty())
     loaded = load_model_file(model)
@@ -119,6 +120,13 @@ def compile_model(
     show_result(console, result)
     if result.failures:
         raise result.failures[0]
+    for student in result.students:
+        met, sentence = verdict(student)
+        if not met:
+            raise BudgetError(
+                f"{sentence}, as measured at the end. The files are complete; where the miss is "
+                "small, a busy machine may be the reason"
+            )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -29,6 +29,7 @@ from lanac.training.checkpoint import (
     without_prefix,
 )
 from lanac.training.data import Data, shuffled
+from lanac.training.interrupt import interrupt_between_steps
 from lanac.training.schedule import cosine
 from lanac.workspace import Result, key_of
 
@@ -138,19 +139,24 @@ class DistillCandidates:
         together = key_of(sorted(missing))
         start = _restore(compilation, together, candidates)
         clock = CheckpointClock(self.checkpoint_s)
-        with compilation.instruments.progress(
-            f"distilling {len(candidates)} ops", len(order), start
-        ) as advance:
+        with (
+            interrupt_between_steps() as interrupted,
+            compilation.instruments.progress(
+                f"distilling {len(candidates)} ops", len(order), start
+            ) as advance,
+        ):
             for step, batch in enumerate(data.batches(order[start:], compilation.seed), start):
                 features = capture.run(batch.to(device))
                 rate = cosine(step, len(order), self.learning_rate)
                 for candidate in candidates:
                     candidate.learn(features[candidate.slot.name], rate)
                 advance(1)
-                if clock.is_due():
+                if clock.is_due() or interrupted():
                     began = time.monotonic()
                     _save(compilation, together, candidates, step + 1)
                     clock.written(began)
+                if interrupted():
+                    raise KeyboardInterrupt
         return _finish(compilation, together, candidates)
 
     def _candidates(

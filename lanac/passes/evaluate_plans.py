@@ -63,7 +63,8 @@ class EvaluatePlans:
                 alive = alive[:keep]
                 networks = [teacher, *(plan.ops for plan in alive)]
                 losses = evaluation.losses(networks, images, advance)
-                alive.sort(key=lambda plan: losses[plan.ops])
+                # A loss that is no number comes last: it has no place in an order.
+                alive.sort(key=lambda plan: _last_unless_finite(losses[plan.ops]))
         finite = [plan for plan in alive if math.isfinite(losses[plan.ops])][: self.finalists]
         if not finite:
             raise TrainingError(
@@ -90,6 +91,10 @@ class EvaluatePlans:
                 images = most
             result.append((keep, images))
         return result
+
+
+def _last_unless_finite(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.inf
 
 
 class PlanEvaluation:

@@ -105,9 +105,9 @@ class _Measurement:
         wholes = [self._network(plan) for plan in plans]
         self._time(wholes, rounds, "measuring whole networks")
         teacher = dict.fromkeys((slot.name for slot in self.program.slots), TEACHER)
+        timed = [(p, w) for p, w in zip(plans, wholes, strict=True) if w.key in self.times]
         return fit_additive(
-            self._sums(teacher, self.whole),
-            [self._sums(plan, whole) for plan, whole in zip(plans, wholes, strict=True)],
+            self._sums(teacher, self.whole), [self._sums(plan, whole) for plan, whole in timed]
         )
 
     def latencies(self, model: AdditiveModel) -> Latencies:
@@ -120,7 +120,8 @@ class _Measurement:
                 elif self.parts[slot.name][op].key in self.times:
                     own[op] = model.share(self._alone(slot, op), self._border(slot))
         teacher = self.times[self.whole.key]
-        constant = self._call_ms + model.scale * self._rest_ms
+        # In a tiny network the runtime's call can measure like the whole: the slots keep a half.
+        constant = min(self._call_ms + model.scale * self._rest_ms, teacher / 2)
         # Exact for the teacher, also where a share was held at its least.
         own_sum = sum(costs[slot.name][TEACHER] for slot in self.program.slots)
         factor = (teacher - constant) / own_sum
@@ -154,7 +155,7 @@ class _Measurement:
         return Sums(
             self._rest_ms + sum(self._alone(slot, plan[slot.name]) for slot in slots),
             sum(self._border(slot) for slot in slots),
-            self.times[whole.key] - self._call_ms,
+            max(self.times[whole.key] - self._call_ms, _FLOOR_MS),
         )
 
     def _random_plan(self, rng: random.Random) -> dict[str, OpSpec]:

@@ -10,7 +10,7 @@ from lanac.compilation import Compilation
 from lanac.errors import InfeasibleBudgetError, SelectionError
 from lanac.ir import Plan, Slot
 from lanac.solver import Selection, SelectionProblem, SelectionStatus, solve
-from lanac.targets import MEMORY, RESOURCES, CostTable, format_cost
+from lanac.targets import MEMORY, RESOURCES, TITLES, CostTable, format_cost
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def tightened_limits(compilation: Compilation) -> dict[str, float]:
 def _infeasible(compilation: Compilation, problem: SelectionProblem, selection: Selection) -> str:
     teacher: Mapping[str, float] = compilation.need("costs").teacher
     parts = [
-        f"{resource}: the smallest reachable is {format_cost(resource, smallest)} "
+        f"{TITLES[resource]}: the smallest reachable is {format_cost(resource, smallest)} "
         f"({smallest / teacher[resource]:.3f}x), the limit is "
         f"{format_cost(resource, problem.limits[resource])} "
         f"({problem.limits[resource] / teacher[resource]:.3f}x)"
@@ -106,7 +106,9 @@ def _infeasible(compilation: Compilation, problem: SelectionProblem, selection: 
         if resource in selection.binding
     ]
     parts += _memory_shortage(compilation)
-    parts = parts or [f"{', '.join(selection.binding)}: not reachable together"]
+    parts = parts or [
+        f"{', '.join(TITLES[name] for name in selection.binding)}: not reachable together"
+    ]
     tightened = " after tightening it, since measured networks were slower than predicted" * bool(
         compilation.tightening
     )
@@ -128,7 +130,7 @@ def _memory_shortage(compilation: Compilation) -> list[str]:
         return []
     teacher = costs.teacher[MEMORY]
     return [
-        f"{MEMORY}: the smallest reachable is {format_cost(MEMORY, smallest)} "
+        f"{TITLES[MEMORY]}: the smallest reachable is {format_cost(MEMORY, smallest)} "
         f"({smallest / teacher:.3f}x), the limit is {format_cost(MEMORY, limit)} "
         f"({limit / teacher:.3f}x)"
     ]

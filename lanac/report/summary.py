@@ -14,14 +14,13 @@ from lanac.targets import (
     MEMORY,
     PARAMS,
     RESOURCES,
+    TITLES,
     CostTable,
     Timing,
     format_cost,
 )
 from lanac.version import __version__
 from lanac.workspace import disk_errors, write_atomically
-
-TITLES = {LATENCY: "latency", PARAMS: "params", FLOPS: "flops", MEMORY: "peak activations"}
 
 
 def write_report(compilation: Compilation) -> None:

@@ -10,6 +10,9 @@ from lanac.errors import BudgetError, unknown_name
 from lanac.targets.costs import FLOPS, LATENCY, MEMORY, PARAMS
 
 _NAMES = {"latency": LATENCY, "params": PARAMS, "flops": FLOPS, "memory": MEMORY}
+TITLES = {resource: name for name, resource in _NAMES.items()}
+"""Resources as users call them."""
+
 _UNITS = {
     LATENCY: {"ms": 1.0, "us": 1e-3, "s": 1e3},
     PARAMS: {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9},

@@ -23,6 +23,7 @@ from lanac.training.checkpoint import (
 )
 from lanac.training.data import Data, in_order, shuffled
 from lanac.training.device import on_device
+from lanac.training.interrupt import interrupt_between_steps
 from lanac.training.schedule import cosine
 from lanac.training.task import Task, logit_distillation, output_distance
 from lanac.workspace import Result
@@ -109,7 +110,20 @@ class Finetuner:
         self.steps = options.epochs * self.epoch_steps
 
     def run(self, store: Store, advance: Callable[[int], None]) -> FinetuneState:
-        """Trains to the end; `store` gets checkpoints, `advance` counts steps."""
+        """Trains to the end; `store` gets checkpoints, `advance` counts steps.
+
+        Raises:
+            KeyboardInterrupt: there was a Ctrl-C; a checkpoint has been stored.
+        """
+        with interrupt_between_steps() as interrupted:
+            self._train(store, advance, interrupted)
+        self.student.load_state_dict(self.state.best)
+        self.student.eval()
+        return self.state
+
+    def _train(
+        self, store: Store, advance: Callable[[int], None], interrupted: Callable[[], bool]
+    ) -> None:
         clock = CheckpointClock(self.options.checkpoint_s)
         if not self.state.best:
             self._finish_epoch(0, math.nan)
@@ -120,15 +134,17 @@ class Finetuner:
                 last_loss = loss
                 self.state.step += 1
                 advance(1)
-                if clock.is_due() and self.state.step % self.epoch_steps:
+                within_epoch = self.state.step % self.epoch_steps != 0
+                if within_epoch and (clock.is_due() or interrupted()):
                     began = time.monotonic()
                     store(self.pack())
                     clock.written(began)
+                    if interrupted():
+                        raise KeyboardInterrupt
             self._finish_epoch(epoch + 1, last_loss)
             store(self.pack())
-        self.student.load_state_dict(self.state.best)
-        self.student.eval()
-        return self.state
+            if interrupted():
+                raise KeyboardInterrupt
 
     def _epoch(self, epoch: int, within: int) -> Iterator[float]:
         """The steps of one epoch from `within` on; yields each one's loss."""

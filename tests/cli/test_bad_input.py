@@ -373,6 +373,6 @@ class TestBudget:
         """Peak memory is a maximum, not a sum: the solver does not see that limit."""
         assert_refused(
             lanac(tiny, "--budget", "memory=0.01x", "--pool", "skip"),
-            "budget memory=0.01x cannot be met. memory_bytes: the smallest reachable is 18.43 kB "
+            "budget memory=0.01x cannot be met. memory: the smallest reachable is 18.43 kB "
             "(0.667x), the limit is 276 B (0.010x). Give a larger budget, or a larger pool (--pool).",
         )

@@ -131,7 +131,7 @@ class TestBudgets:
         """Memory forbids ops, and those that it leaves are too dear."""
         with pytest.raises(InfeasibleBudgetError) as error:
             self.check(start("flops=0.1x", "skip"), "flops=0.1x+memory=0.1x")
-        assert "memory_bytes: the smallest reachable is" in str(error.value)
+        assert "memory: the smallest reachable is" in str(error.value)
 
     def test_a_limit_above_the_teacher(self, start):
         with pytest.raises(BudgetError) as error:
