@@ -112,7 +112,7 @@ def _describe_module(module: nn.Module, path: str) -> list[tuple[str, Part]]:
     if module._forward_hooks or module._forward_pre_hooks:
         raise inexpressible(module, path, "it has forward hooks, which would be lost")
     if isinstance(module, fx.GraphModule):
-        title = _graph_title(module)
+        title = _graph_title(module, path)
         return _describe_traced(module, module.graph, title, path)
     if is_special(module):
         found: list[tuple[str, Part]] = []
@@ -183,7 +183,7 @@ def _trace(module: nn.Module, path: str) -> fx.Graph:
         raise inexpressible(module, path, why) from error
 
 
-def _graph_title(module: fx.GraphModule) -> str:
+def _graph_title(module: fx.GraphModule, path: str) -> str:
     """A class name for the teacher's own op: its class where the slot is one module."""
     stacks = [
         list(node.meta.get("nn_module_stack", {}).values())
@@ -198,6 +198,8 @@ def _graph_title(module: fx.GraphModule) -> str:
             return cls.__name__.lstrip("_")
     # `Layer10` is layer1.0; as the name of a class that many slots share, `Layer` says more.
     name = type(module).__name__.removesuffix("Impl")
+    if name == "GraphModule":  # a copy has forgotten its name; the path of its slot has not
+        name = "".join(part.capitalize() for part in re.split(r"\W|_", path))
     return re.sub(r"\d+$", "", name) or "Block"
 
 

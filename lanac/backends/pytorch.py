@@ -69,6 +69,7 @@ class PytorchBackend:
         draft = folder / f".{WEIGHTS_NAME}.{uuid.uuid4().hex}"
         try:
             save_file(state, draft)
+            draft.chmod(0o644)  # safetensors keeps the file to its owner; students are for sharing
             draft.replace(weights)
             draft.write_text(text, encoding="utf-8")
             draft.replace(source)

@@ -28,7 +28,7 @@ class TimeFinalists:
     """
 
     rounds: int = 41
-    margin: float = 0.02
+    margin: float = 0.04
     name = "time_finalists"
     needs = ("program", "finalists")
     provides = ("finalists",)

@@ -181,7 +181,9 @@ class Finetuner:
         candidate = copy.deepcopy(self.student)
         self.re_estimate(candidate)
         metric = measure(candidate, self.teacher, self.task, self.task.held_out, self.device)
-        self.state.epochs.append({"epoch": epoch, "loss": loss, "metric": metric})
+        record = {"epoch": epoch, "metric": metric}
+        # Before the first step there is no loss, and JSON has no word for a missing number.
+        self.state.epochs.append(record if math.isnan(loss) else {**record, "loss": loss})
         best = self.state.best_metric if self.state.best else math.nan
         if metric > best or math.isnan(best):  # NaN is above nothing, and anything is above NaN
             self.state.best_metric, self.state.best_epoch = metric, epoch

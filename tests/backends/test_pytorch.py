@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable
 from pathlib import Path
@@ -371,3 +372,17 @@ def test_layers_of_timm() -> None:
     text = check(graph_of(Net()), torch.randn(2, 3, 15, 12))
     assert "y = self.norm_act(self.norm(y))" in text or "self.norm_act(self.norm(x))" in text
     assert "self.drop = DropPath(drop_prob=0.2)" in text
+
+
+def test_a_copied_slot_is_named_after_its_place(tmp_path: Path) -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    graph.output(graph.call_module("head", (x,)))
+    inner = fx.symbolic_trace(nn.Sequential(nn.Conv2d(2, 3, 1), nn.ReLU()))
+    for node in inner.graph.nodes:
+        node.meta.pop("nn_module_stack", None)
+    student = fx.GraphModule({"head": copy.deepcopy(inner)}, graph).eval()
+    source, weights = BACKEND.emit(student, tmp_path, (torch.zeros(1, 2, 4, 4),))
+    assert "class Head(nn.Module):" in source.read_text()
+    assert "GraphModule" not in source.read_text()
+    assert weights.stat().st_mode & 0o777 == 0o644
