@@ -68,7 +68,7 @@ class Settings:
     evaluate_images: int = 6000
     finalists: int = 3
     finetune_epochs: int = 5
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     batch_size: int = 128
     held_out: int = 2048
 

@@ -70,7 +70,7 @@ def compile_model(
     finetune_epochs: Annotated[int, typer.Option(min=0, help="Epochs of finetuning.")] = 5,
     learning_rate: Annotated[
         float, typer.Option(min=0, help="Peak learning rate of finetuning.")
-    ] = 1e-3,
+    ] = 5e-4,
     batch_size: Annotated[int, typer.Option(min=2, help="Samples per step.")] = 128,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")

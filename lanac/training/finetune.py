@@ -46,7 +46,7 @@ class FinetuneOptions:
 
     epochs: int = 5
     batch: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     weight_decay: float = 0.01
     distillation: float = 1.0
     temperature: float = 2.0
