@@ -10,7 +10,7 @@ from torch import nn
 
 from lanac.compilation import Compilation
 from lanac.errors import PoolError
-from lanac.ir import TEACHER, OpSpec, Program
+from lanac.ir import TEACHER, OpSpec, Program, TensorSpec, signature
 from lanac.ops.base import SlotView
 from lanac.ops.build import build_op
 from lanac.ops.pool import Pool
@@ -25,6 +25,7 @@ from lanac.targets import (
     count_params,
     peak_activation_bytes,
 )
+from lanac.workspace import Result, key_of
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class MeasureCosts:
     def run(self, compilation: Compilation) -> Compilation:
         program, pool = compilation.need("program"), compilation.need("pool")
         modules, pool = _build_all(compilation, program, pool)
-        counted = _count(program, pool, modules)
-        constants, teacher = _count_whole(compilation, program)
+        counted = _count(compilation, program, pool, modules)
+        constants, teacher = _count_whole(compilation, program, counted)
         how = dict.fromkeys(counted, "counted")
         error = 0.0
         costs: dict[str, Mapping[str, Mapping[OpSpec, float]]] = dict(counted)
@@ -82,31 +83,51 @@ def _build_all(
 
 
 def _count(
-    program: Program, pool: Pool, modules: Mapping[str, Mapping[OpSpec, nn.Module]]
+    compilation: Compilation,
+    program: Program,
+    pool: Pool,
+    modules: Mapping[str, Mapping[OpSpec, nn.Module]],
 ) -> dict[str, dict[str, dict[OpSpec, float]]]:
     counted: dict[str, dict[str, dict[OpSpec, float]]] = {PARAMS: {}, FLOPS: {}, MEMORY: {}}
     for slot in program.slots:
-        spec = slot.input_spec.with_batch(1)
-        inputs = (torch.zeros(spec.shape, dtype=spec.dtype),)
         for op in pool[slot.name]:
-            module = modules[slot.name][op]
-            counted[PARAMS].setdefault(slot.name, {})[op] = count_params(module)
-            counted[FLOPS].setdefault(slot.name, {})[op] = count_flops(module, inputs)
-            counted[MEMORY].setdefault(slot.name, {})[op] = peak_activation_bytes(module, inputs)
+            counts = _counts(compilation, modules[slot.name][op], (slot.input_spec.with_batch(1),))
+            for resource, count in counts.items():
+                counted[resource].setdefault(slot.name, {})[op] = count
     return counted
 
 
+def _counts(
+    compilation: Compilation, module: nn.Module, specs: tuple[TensorSpec, ...]
+) -> dict[str, float]:
+    """Params, flops and peak memory of one sample; counted once per operation and shape.
+
+    Counting is quick, but what counts flops takes seconds to import: the workspace answers first.
+    """
+    key = key_of("counted", signature(module, specs[0]), [str(spec) for spec in specs])
+    stored = compilation.workspace.get("counted", key)
+    if stored is None:
+        inputs = tuple(torch.zeros(spec.shape, dtype=spec.dtype) for spec in specs)
+        stored = Result(
+            {
+                PARAMS: count_params(module),
+                FLOPS: count_flops(module, inputs),
+                MEMORY: peak_activation_bytes(module, inputs),
+            }
+        )
+        compilation.workspace.put("counted", key, stored)
+    return {resource: float(stored.value[resource]) for resource in (PARAMS, FLOPS, MEMORY)}
+
+
 def _count_whole(
-    compilation: Compilation, program: Program
+    compilation: Compilation,
+    program: Program,
+    counted: Mapping[str, Mapping[str, Mapping[OpSpec, float]]],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Counted costs outside the slots, and of the whole teacher, for one sample."""
-    inputs = tuple(value[:1] for value in compilation.example)
-    params, flops = count_params(program.teacher), count_flops(program.teacher, inputs)
-    memory = peak_activation_bytes(program.teacher, inputs)
-    teacher = {PARAMS: float(params), FLOPS: float(flops), MEMORY: float(memory)}
-    constants = {PARAMS: float(params), FLOPS: float(flops), MEMORY: 0.0}
-    for slot in program.slots:
-        op, spec = program.teacher_op(slot), slot.input_spec.with_batch(1)
-        constants[PARAMS] -= count_params(op)
-        constants[FLOPS] -= count_flops(op, (torch.zeros(spec.shape, dtype=spec.dtype),))
+    specs = tuple(spec.with_batch(1) for spec in program.input_specs)
+    teacher = _counts(compilation, program.teacher, specs)
+    constants = {**teacher, MEMORY: 0.0}
+    for resource in (PARAMS, FLOPS):
+        constants[resource] -= sum(counted[resource][slot.name][TEACHER] for slot in program.slots)
     return constants, teacher

@@ -106,11 +106,12 @@ class TestEvaluate:
     def test_plans_with_nan_are_no_finalists(self, start, monkeypatch):
         compilation = run_passes(prepared(start, "flops=0.6x"), [SelectPlans(plans=4)])
         good = compilation.plans[3].ops
+        teacher = (TEACHER,) * len(good)
         original = evaluation.PlanEvaluation.losses
 
         def broken(self, networks, *arguments):
             found = original(self, networks, *arguments)
-            keep = (good, (TEACHER,) * len(good))
+            keep = (good, teacher)
             return {ops: loss if ops in keep else math.nan for ops, loss in found.items()}
 
         monkeypatch.setattr(evaluation.PlanEvaluation, "losses", broken)
