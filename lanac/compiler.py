@@ -34,8 +34,9 @@ from lanac.passes import (
     run_passes,
 )
 from lanac.passes.check_budgets import CheckBudgets
+from lanac.passes.time_finalists import START
 from lanac.report.summary import write_report
-from lanac.targets import Budget, parse_budgets, parse_target
+from lanac.targets import LATENCY, Budget, parse_budgets, parse_target
 from lanac.training.data import Data
 from lanac.training.device import pick_device
 from lanac.training.finetune import FinetuneOptions
@@ -261,6 +262,8 @@ def choose_plan(compilation: Compilation, settings: Settings) -> Compilation:
         EvaluatePlans(settings.evaluate_images, finalists=settings.finalists),
         TimeFinalists(),
     ]
+    if LATENCY in compilation.budget.resources:
+        compilation = replace(compilation, tightening={LATENCY: START})
     for _ in range(_TIGHTENINGS):
         compilation = run_passes(compilation, passes)
         if compilation.chosen is not None:

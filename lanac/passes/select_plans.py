@@ -109,9 +109,7 @@ def _infeasible(compilation: Compilation, problem: SelectionProblem, selection: 
     parts = parts or [
         f"{', '.join(TITLES[name] for name in selection.binding)}: not reachable together"
     ]
-    tightened = " after tightening it, since measured networks were slower than predicted" * bool(
-        compilation.tightening
-    )
+    tightened = " with the margin that measured networks need" * bool(compilation.tightening)
     return (
         f"budget {compilation.budget} cannot be met{tightened}. {'; '.join(parts)}. "
         "Give a larger budget, or a larger pool (--pool)."

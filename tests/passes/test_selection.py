@@ -73,9 +73,8 @@ class TestSelect:
         with pytest.raises(InfeasibleBudgetError) as error:
             run_passes(compilation, [SelectPlans()])
         assert str(error.value) == (
-            "budget flops=0.4x cannot be met after tightening it, since measured networks were "
-            "slower than predicted. flops: the smallest reachable is 1.07 MFLOP (0.168x), the limit "
-            "is 638.23 kFLOP (0.100x). Give a larger budget, or a larger pool (--pool)."
+            "budget flops=0.4x cannot be met with the margin that measured networks need. "
+            "flops: the smallest reachable is 1.07 MFLOP (0.168x), the limit is 638.23 kFLOP (0.100x). Give a larger budget, or a larger pool (--pool)."
         )
 
 
@@ -157,19 +156,27 @@ class TestTime:
         assert done.tightening == {}
 
     def test_a_margin_is_kept(self, faked):
-        """5.95 of 10 ms is below 0.6x, but by less than four percent."""
+        """5.95 of 10 ms is below 0.6x, but by less than three percent."""
         done = TimeFinalists().run(faked((5.95, 0.1), (5.7, 0.2)))
         assert done.chosen.latency.median_ms == 5.7
 
-    def test_the_budget_is_tightened_by_what_the_fastest_is_above_it(self, faked):
-        done = TimeFinalists().run(faked((8.0, 0.1), (7.0, 0.2)))
+    def test_the_budget_is_tightened_by_what_was_predicted_too_low(self, faked):
+        compilation = faked((8.0, 0.1), (7.0, 0.2))
+        done = TimeFinalists().run(compilation)
         assert done.chosen is None
-        assert done.tightening["latency_ms"] == pytest.approx(0.6 * 0.96 / 0.7)
+        teacher = done.costs.teacher["latency_ms"]
+        ratios = [
+            item.plan.costs["latency_ms"] / (share * teacher)
+            for item, share in zip(done.finalists, (0.8, 0.7), strict=True)
+        ]
+        expected = 0.95 * sum(ratios) / 2
+        assert done.tightening["latency_ms"] == pytest.approx(expected)
         assert done.instruments.said[-1].startswith(
             "the fastest finalist was measured at 0.700x of the teacher, predicted "
         )
+        # The same again: it goes on a little lower, it does not stand still.
         again = TimeFinalists().run(done)
-        assert again.tightening["latency_ms"] == pytest.approx((0.6 * 0.96 / 0.7) ** 2)
+        assert again.tightening["latency_ms"] == pytest.approx(0.98 * expected)
 
     def test_what_is_counted_needs_no_timing(self, start, monkeypatch):
         monkeypatch.setattr(
