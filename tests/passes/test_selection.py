@@ -74,7 +74,8 @@ class TestSelect:
             run_passes(compilation, [SelectPlans()])
         assert str(error.value) == (
             "budget flops=0.4x cannot be met with the margin that measured networks need. "
-            "flops: the smallest reachable is 1.07 MFLOP (0.168x), the limit is 638.23 kFLOP (0.100x). Give a larger budget, or a larger pool (--pool)."
+            "flops: the smallest reachable is 1.07 MFLOP (0.168x), the limit is 638.23 kFLOP "
+            "(0.100x). Give a larger budget, or a larger pool (--pool)."
         )
 
 
