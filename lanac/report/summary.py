@@ -109,7 +109,8 @@ def result_rows(compilation: Compilation) -> list[tuple[str, str, str, str]]:
         before, after = outputs.teacher_costs[resource], outputs.costs[resource]
         ratio = f"{after / before:.3f}x" if before else "-"
         texts = format_cost(resource, before), format_cost(resource, after)
-        rows.append((f"{TITLES[resource]} (counted)", *texts, ratio))
+        title = "peak activations" if resource == MEMORY else TITLES[resource]
+        rows.append((f"{title} (counted)", *texts, ratio))
     return rows
 
 

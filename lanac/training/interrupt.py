@@ -14,13 +14,15 @@ def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
     """Holds back the first Ctrl-C; yields a function that says whether there was one.
 
     Who sees it writes a checkpoint and raises KeyboardInterrupt. A second Ctrl-C is not held back.
-    Outside the main thread nothing is held back: Python delivers no signals there.
+    Outside the main thread nothing is held back: Python delivers no signals there. Where Ctrl-C is
+    ignored, as in a job of a shell's background, it stays ignored.
     """
-    if threading.current_thread() is not threading.main_thread():
+    usual = signal.getsignal(signal.SIGINT)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or usual in (signal.SIG_IGN, None):
         yield lambda: False
         return
     asked = False
-    usual = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal asked

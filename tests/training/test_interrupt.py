@@ -3,10 +3,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from lanac.training.interrupt import interrupt_between_steps
+
+
+@pytest.fixture(autouse=True)
+def usual_handler() -> Iterator[None]:
+    """What a terminal has; a job in the background of a shell starts with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_the_first_interrupt_is_held_back_and_the_second_is_not() -> None:
@@ -38,3 +47,11 @@ def test_outside_the_main_thread_nothing_is_held_back() -> None:
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupt_between_steps() as interrupted:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not interrupted()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
