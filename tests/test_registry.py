@@ -119,7 +119,7 @@ from lanac.ops.build import build_op
 from lanac.ops.pool import enumerate_slot, parse_pool
 
 net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1))
-program = partition(*trace(net, (torch.zeros(2, 3, 8, 8),)))
+program = partition(trace(net, (torch.zeros(2, 3, 8, 8),)))
 slot = program.slots[0]
 ops = enumerate_slot(program, slot, parse_pool("pointwise"))
 print([str(op) for op in ops])

@@ -12,9 +12,10 @@ import re
 from dataclasses import dataclass
 
 import networkx as nx
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from lanac.errors import ProgramError
+from lanac.frontend.tracing import Trace
 from lanac.ir import LeftOut, Program, Slot, TensorSpec, node_parameters, shared_weights
 
 _ENTRY, _EXIT = "<entry>", "<exit>"
@@ -33,12 +34,28 @@ class Segment:
     nodes: tuple[str, ...]
 
 
-def partition(teacher: fx.GraphModule, specs: dict[str, TensorSpec]) -> Program:
+@dataclass(frozen=True)
+class SlotOptions:
+    """What becomes a slot.
+
+    Attributes:
+        granularity: `block`: a residual block is one slot; `layer`: a convolution or linear layer
+            with its norm and activation is one.
+        only: glob patterns of module paths; nothing else becomes a slot.
+        skip: glob patterns of module paths that stay as they are.
+    """
+
+    granularity: str = "block"
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+
+def partition(trace: Trace, options: SlotOptions = SlotOptions()) -> Program:
     """Cuts the traced teacher into slots.
 
     Args:
-        teacher: from `trace`.
-        specs: spec of every tensor by node name.
+        trace: the traced teacher.
+        options: what becomes a slot.
 
     Returns:
         The program; what is in no slot stands in `left_out` with its reason.
@@ -46,7 +63,8 @@ def partition(teacher: fx.GraphModule, specs: dict[str, TensorSpec]) -> Program:
     Raises:
         ProgramError: nothing in the network can become a slot.
     """
-    program = Program(teacher, (), specs)
+    teacher = trace.module
+    program = Program(teacher, (), trace.specs)
     facts = SegmentFacts(program)
     slots: list[Slot] = []
     left_out: list[LeftOut] = []

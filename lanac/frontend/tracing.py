@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,21 @@ from torch import Tensor, fx, nn
 
 from lanac.errors import TraceError
 from lanac.ir import TensorSpec, record_specs
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A traced teacher.
+
+    Attributes:
+        module: its graph; shares the weights of the model.
+        specs: spec of every tensor by node name.
+        notes: what a user should know about how it was traced, a sentence each.
+    """
+
+    module: fx.GraphModule
+    specs: dict[str, TensorSpec]
+    notes: tuple[str, ...] = ()
 
 
 class KeepSwitchesTracer(fx.Tracer):
@@ -34,17 +50,13 @@ class KeepSwitchesTracer(fx.Tracer):
         return code is not None and "training" in code.co_names
 
 
-def trace(
-    model: nn.Module, inputs: tuple[Tensor, ...]
-) -> tuple[fx.GraphModule, dict[str, TensorSpec]]:
+def trace(model: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, ...] = ()) -> Trace:
     """Traces the model in eval mode.
 
     Args:
         model: the trained teacher; it is put into eval mode and not changed otherwise.
         inputs: example inputs; further arguments of `forward` keep their defaults.
-
-    Returns:
-        The graph module (it shares the model's weights) and the spec of every tensor by node name.
+        names: the arguments of `forward` that the inputs are for, where they are given by keyword.
 
     Raises:
         TraceError: the model fails on the inputs, cannot be traced, or the graph computes
@@ -57,7 +69,7 @@ def trace(
     specs, _ = record_specs(graph_module, inputs)
     # Run as a module: the interpreter gives torch.fx's own kinds of list and dict.
     _check_equal(expected, run_model(graph_module, inputs))
-    return graph_module, specs
+    return Trace(graph_module, specs)
 
 
 def run_model(

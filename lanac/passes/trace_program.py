@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
 from lanac.compilation import Compilation
-from lanac.frontend.partition import partition
+from lanac.frontend.partition import SlotOptions, partition
 from lanac.frontend.tracing import trace
 from lanac.ir import verify_program
 from lanac.workspace import key_of
@@ -19,16 +19,21 @@ class TraceProgram:
 
     Attributes:
         teacher: the trained network.
+        names: the arguments of its `forward` that the example is for, where given by keyword.
+        options: what becomes a slot.
     """
 
     teacher: nn.Module
+    names: tuple[str, ...] = ()
+    options: SlotOptions = field(default_factory=SlotOptions)
     name = "trace_program"
     needs = ()
     provides = ("program",)
 
     def run(self, compilation: Compilation) -> Compilation:
-        graph_module, specs = trace(self.teacher, compilation.example)
-        program = partition(graph_module, specs)
+        traced = trace(self.teacher, compilation.example, self.names)
+        graph_module = traced.module
+        program = partition(traced, self.options)
         verify_program(program, compilation.example)
         for part in program.left_out:
             compilation.instruments.say(f"in no slot: {part.nodes[-1]} ({part.reason})")

@@ -21,7 +21,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist" / "network.py
 
 def cut(model: nn.Module, *inputs: Tensor) -> Program:
     """Traces, partitions and verifies."""
-    program = partition(*trace(model, inputs))
+    program = partition(trace(model, inputs))
     verify_program(program, inputs)
     return program
 

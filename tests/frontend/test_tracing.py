@@ -51,7 +51,8 @@ class Net(nn.Module):
 
 def test_the_graph_computes_what_the_model_computes_with_its_weights() -> None:
     model = Net().train()
-    graph, specs = trace(model, (X,))
+    traced = trace(model, (X,))
+    graph, specs = traced.module, traced.specs
     assert not model.training and not graph.training
     assert torch.equal(graph(X), model(X))
     assert graph.get_parameter("conv.weight") is model.conv.weight
@@ -59,7 +60,7 @@ def test_the_graph_computes_what_the_model_computes_with_its_weights() -> None:
 
 
 def test_a_module_that_asks_for_training_switches_as_before() -> None:
-    graph, _ = trace(Net(), (X,))
+    graph = trace(Net(), (X,)).module
     norm = graph.get_submodule("norm")
     assert isinstance(norm, NormAct)
     graph.eval()(X)
@@ -78,7 +79,7 @@ def test_functional_dropout_switches_as_before(function: Any, by_name: bool) -> 
             return function(x, 0.25, self.training)
 
     ones = torch.ones(2, 64, 8, 8)
-    graph, _ = trace(Dropping(), (ones,))
+    graph = trace(Dropping(), (ones,)).module
     assert torch.equal(graph.eval()(ones), ones)
     dropped = graph.train()(ones)
     assert dropped.unique().tolist() == [0.0, pytest.approx(4 / 3)]
@@ -86,7 +87,7 @@ def test_functional_dropout_switches_as_before(function: Any, by_name: bool) -> 
 
 
 def test_asserts_and_defaults_leave_no_trace() -> None:
-    graph, _ = trace(Net(), (X,))
+    graph = trace(Net(), (X,)).module
     assert [(node.op, str(node.target)) for node in graph.graph.nodes] == [
         ("placeholder", "x"),
         ("call_module", "conv"),
@@ -113,7 +114,7 @@ def test_default_arguments_of_any_kind_are_kept() -> None:
                 return {"y": [x * factor + sizes[1] + bias, x]}
             return {"y": x}
 
-    graph, _ = trace(Defaults(), (X,))
+    graph = trace(Defaults(), (X,)).module
     assert torch.equal(graph(X)["y"][0], X * 2 + 3 + 1)
     assert [node.name for node in graph.graph.nodes if node.op == "placeholder"] == ["x"]
 
@@ -123,7 +124,7 @@ def test_nested_outputs_come_as_they_are() -> None:
         def forward(self, x: Tensor, y: Tensor) -> dict[str, Any]:
             return {"a": [x, (y, 3)], "b": x + y}
 
-    outputs = trace(Nested(), (X, X))[0](X, X)
+    outputs = trace(Nested(), (X, X)).module(X, X)
     assert type(outputs) is dict
     assert torch.equal(outputs["a"][1][0], X)
     assert outputs["a"][1][1] == 3

@@ -26,7 +26,7 @@ def program() -> Program:
         nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU()),
         nn.Sequential(nn.Conv2d(4, 4, 3, 1, 1), nn.ReLU()),
     )
-    return partition(*trace(model, (torch.zeros(2, 3, 8, 8),)))
+    return partition(trace(model, (torch.zeros(2, 3, 8, 8),)))
 
 
 def ops_of(program: Program, slot: int, pool: str) -> list[str]:

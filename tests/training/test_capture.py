@@ -24,7 +24,7 @@ def network() -> nn.Module:
 
 def test_what_enters_and_leaves_every_slot() -> None:
     net = network()
-    program = partition(*trace(net, (torch.zeros(2, 3, 8, 8),)))
+    program = partition(trace(net, (torch.zeros(2, 3, 8, 8),)))
     capture = SlotCapture(program, CPU)
     for size in (4, 3):
         x = torch.randn(size, 3, 8, 8)
@@ -43,7 +43,7 @@ def test_what_enters_and_leaves_every_slot() -> None:
 
 def test_no_hook_stays_behind() -> None:
     net = network()
-    program = partition(*trace(net, (torch.zeros(2, 3, 8, 8),)))
+    program = partition(trace(net, (torch.zeros(2, 3, 8, 8),)))
     capture = SlotCapture(program, CPU)
     capture.run(Batch((torch.randn(2, 3, 8, 8),)))
     assert not any(module._forward_hooks for module in capture._split.modules())
@@ -52,7 +52,7 @@ def test_no_hook_stays_behind() -> None:
 def test_the_teachers_statistics_stay_as_they_are() -> None:
     net = network()
     before = net[1].running_mean.clone()
-    program = partition(*trace(net, (torch.zeros(2, 3, 8, 8),)))
+    program = partition(trace(net, (torch.zeros(2, 3, 8, 8),)))
     capture = SlotCapture(program, CPU)
     with current_statistics(net):
         capture.run(Batch((torch.randn(2, 3, 8, 8),)))
@@ -74,7 +74,7 @@ class AddsInto(nn.Module):
 def test_features_are_what_enters_even_where_a_slot_writes_into_its_input() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), AddsInto(), AddsInto()).eval()
-    program = partition(*trace(net, (torch.zeros(2, 3, 8, 8),)))
+    program = partition(trace(net, (torch.zeros(2, 3, 8, 8),)))
     features = SlotCapture(program, CPU).run(Batch((torch.randn(2, 3, 8, 8),)))
     assert len(features) == 3
     for slot in program.slots:
