@@ -40,7 +40,6 @@ class Closer:
         """The region with a closed border, or the reason why that is impossible."""
         inside = set(region.nodes)
         entry = self._nodes[region.entry]
-        first = self._nodes[region.nodes[0]]
         added: list[fx.Node] = []
         replaced: dict[fx.Node, Any] = {}
 
@@ -54,15 +53,15 @@ class Closer:
 
         changed: list[tuple[fx.Node, Any, Any]] = []
         try:
-            with self._module.graph.inserting_before(first):
-                for name in region.nodes:
-                    node = self._nodes[name]
-                    if any(s.name not in inside and s is not entry for s in node.all_input_nodes):
+            for name in region.nodes:
+                node = self._nodes[name]
+                if any(s.name not in inside and s is not entry for s in node.all_input_nodes):
+                    with self._module.graph.inserting_before(node):
                         args, kwargs = fx.node.map_aggregate(
                             (node.args, node.kwargs),
                             lambda a: inner(a) if isinstance(a, fx.Node) else a,
                         )
-                        changed.append((node, args, kwargs))
+                    changed.append((node, args, kwargs))
         except _Open as reason:
             for node in reversed(added):
                 self._forget(node)

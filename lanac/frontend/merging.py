@@ -57,6 +57,11 @@ class RegionFacts:
         self._layers = {
             node.name for node in program.teacher.graph.nodes if self._is_layer(program, node)
         }
+        self._weights_of = self._find_weights()
+        self._readers: dict[int, set[str]] = {}
+        for name, weights in self._weights_of.items():
+            for weight in weights:
+                self._readers.setdefault(weight, set()).add(name)
 
     @staticmethod
     def _is_layer(program: Program, node: fx.Node) -> bool:
@@ -75,6 +80,17 @@ class RegionFacts:
                 # A weight may be transposed or reshaped on its way.
                 sources += [s for s in source.all_input_nodes if _is_weight(s)]
         return False
+
+    def _find_weights(self) -> dict[str, set[int]]:
+        """The weights that each node of the flow reads, directly or through what is made of them."""
+        made_of: dict[str, set[int]] = {}
+        for node in self._program.teacher.graph.nodes:
+            weights = {id(value) for value in node_parameters(self._program.teacher, node)}
+            for source in node.all_input_nodes:
+                if source.name not in self._flow:
+                    weights |= made_of[source.name]
+            made_of[node.name] = weights
+        return {name: weights for name, weights in made_of.items() if name in self._flow}
 
     def layers(self, region: Region) -> list[str]:
         """The nodes whose weights couple channels: convolutions, linear layers, opaque modules."""
@@ -96,6 +112,15 @@ class RegionFacts:
         teacher, nodes = self._program.teacher, self._program.nodes
         return [value for name in region.nodes for value in node_parameters(teacher, nodes[name])]
 
+    def shares_weights(self, region: Region) -> bool:
+        """Uses a weight that is used elsewhere as well."""
+        inside = set(region.nodes)
+        return any(
+            not self._readers[weight] <= inside
+            for name in region.nodes
+            for weight in self._weights_of.get(name, ())
+        )
+
     def is_affine(self, region: Region) -> bool:
         """No weight couples channels: norms, scales, activations, pools."""
         return not self.layers(region)
@@ -112,6 +137,11 @@ class RegionFacts:
         if before.rank != after.rank:
             return True
         return set(after.spatial) == {1} and set(before.spatial) != {1}
+
+    def sees_vectors(self, region: Region) -> bool:
+        """Its input is one vector per sample: (B, C) or (B, C, 1, 1)."""
+        spec = self.spec_in(region)
+        return spec.rank == 2 or set(spec.spatial) == {1}
 
     def only_reshapes(self, region: Region) -> bool:
         """Neither weights nor arithmetic: the tensor gets another form."""
@@ -171,8 +201,9 @@ def _is_weight(node: fx.Node) -> bool:
 
 def merge_regions(chain: Sequence[Region], facts: RegionFacts) -> list[Region]:
     """Joins what belongs together in a chain: norms and activations with their layer, a pooling
-    head with its classifier, the three layers of an inverted residual without a skip."""
-    return _merge_inverted_residuals(merge_affine(chain, facts), facts)
+    head with its classifier, the layers behind it, the three layers of an inverted residual
+    without a skip."""
+    return _merge_heads(_merge_inverted_residuals(merge_affine(chain, facts), facts), facts)
 
 
 def merge_affine(chain: Sequence[Region], facts: RegionFacts) -> list[Region]:
@@ -181,7 +212,8 @@ def merge_affine(chain: Sequence[Region], facts: RegionFacts) -> list[Region]:
     head: Region | None = None
     for region in chain:
         if head is not None:
-            if facts.only_reshapes(head) and facts.spec_in(region) == facts.spec_out(region):
+            keeps_shape = facts.spec_in(region) == facts.spec_out(region)
+            if facts.only_reshapes(head) and keeps_shape and not facts.is_affine(region):
                 merged.append(head)  # a block that keeps its shape is worth more: it can be skipped
             else:
                 region = _join(head, region)
@@ -221,6 +253,17 @@ def _merge_inverted_residuals(regions: Sequence[Region], facts: RegionFacts) -> 
                 result[-2:] = [_join(before[0], result[-1])]
         elif _expands(before[-1], facts) and not _is_pointwise(before[-1], facts):
             result[-2:] = [_join(before[-1], region)]
+    return result
+
+
+def _merge_heads(regions: Sequence[Region], facts: RegionFacts) -> list[Region]:
+    """[pool, layer][layer] ...: the layers that see one vector per sample are one head."""
+    result: list[Region] = []
+    for region in regions:
+        if result and facts.sees_vectors(region) and facts.removes_space(result[-1]):
+            result[-1] = _join(result[-1], region)
+        else:
+            result.append(region)
     return result
 
 

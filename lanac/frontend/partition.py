@@ -110,6 +110,8 @@ def _is_one(region: Region, flow: Flow, facts: RegionFacts, granularity: str) ->
     """Whether a region is one slot; else the regions inside it are."""
     if granularity == LAYER:
         return len(facts.layers(region)) <= 1
+    if facts.shares_weights(region) and len(facts.layers(region)) > 1:
+        return False  # what is shared stays; the rest can be replaced
     if facts.depth(region) > MAX_DEPTH or facts.passes_its_input_on(region):
         return False
     inner = (flow.regions.get(name) for name in region.nodes[:-1])
@@ -199,12 +201,12 @@ def _assemble(
     graph.eliminate_dead_code()
     graph.lint()
     trace.module.recompile()
-    alive = {node.name for node in graph.nodes}
+    alive = {node.name: place for place, node in enumerate(graph.nodes)}
     specs = {name: spec for name, spec in closer.specs.items() if name in alive}
     program = Program(trace.module, (), specs)
     slots: list[Slot] = []
     for region in regions:
-        nodes = tuple(name for name in region.nodes if name in alive)
+        nodes = tuple(sorted(set(region.nodes) & alive.keys(), key=alive.__getitem__))
         leak = _leak(program, nodes)
         if leak is None:
             name = _name(program, nodes, {slot.attribute for slot in slots})

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lanac
 from lanac.errors import TraceError
@@ -25,6 +26,7 @@ from lanac.frontend.cleanup import (
     show_writes,
     switch_calls,
 )
+from lanac.frontend.fakes import fake_mode
 from lanac.frontend.observing import Observation, observe
 from lanac.frontend.tracer import ShapeTracer, asks_for_training, other_batch
 from lanac.ir import TensorSpec
@@ -68,16 +70,17 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, ...] =
     model = admit(model)
     model.eval()
     expected = run_model(model, inputs, names=names)
-    module, notes = _symbolic_trace(model, inputs, names)
+    mode = fake_mode()
+    module, notes = _symbolic_trace(model, inputs, names, mode)
     module.graph.lint()
     module.recompile()
-    seen = [observe(module, inputs)]
+    seen = [observe(module, inputs, mode)]
     # Run as a module: the interpreter gives torch.fx's own kinds of list and dict.
     _check_equal(expected, run_model(module, inputs))
     notes += _check_other_batch(model, module, inputs, names)
     more = other_batch(inputs)
     if more is not None:
-        seen.append(observe(module, more))
+        seen.append(observe(module, more, mode))
     return Trace(module, tuple(seen), tuple(notes))
 
 
@@ -107,12 +110,12 @@ def run_model(
 
 
 def _symbolic_trace(
-    model: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, ...]
+    model: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, ...], mode: FakeTensorMode
 ) -> tuple[fx.GraphModule, list[str]]:
     notes: list[str] = []
     opaque: frozenset[str] = frozenset()
     while True:
-        tracer = ShapeTracer(inputs, names, opaque)
+        tracer = ShapeTracer(inputs, names, opaque, mode)
         try:
             module = _graph_module(model, tracer)
             break
@@ -131,7 +134,7 @@ def _symbolic_trace(
                 f"{offender} ({kind.__name__}) and modules of its class are kept as they are: "
                 f"{reason}"
             )
-    notes += _restore_switches(model, module, tracer, ShapeTracer(inputs, names, opaque))
+    notes += _restore_switches(model, module, tracer, ShapeTracer(inputs, names, opaque, mode))
     return module, notes
 
 
