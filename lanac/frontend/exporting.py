@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, fx, nn
 
 
 def export_graph(
-    model: nn.Module, inputs: Sequence[Tensor], names: Sequence[str], create_arg: Callable[..., Any]
+    model: nn.Module, inputs: Sequence[Tensor], names: Sequence[str] = ()
 ) -> fx.GraphModule:
     """The model as a graph of ATen operators, in evaluation, with a free batch size.
 
@@ -18,7 +19,6 @@ def export_graph(
         model: in eval mode; what it does in training is lost.
         inputs: example inputs, batch first.
         names: the arguments of `forward` that the inputs are for, where given by keyword.
-        create_arg: `create_arg(graph, value)` makes an argument of nested outputs.
 
     Returns:
         A graph module that shares the model's weights and names them as the model does.
@@ -44,5 +44,20 @@ def export_graph(
             continue
         leaves = [copied[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in node.args[0]]
         nested = torch.utils._pytree.tree_unflatten(leaves, exported.call_spec.out_spec)
-        graph.output(create_arg(graph, nested))
+        graph.output(_as_argument(graph, nested))
     return fx.GraphModule(inner, graph, class_name=type(model).__name__).eval()
+
+
+def _as_argument(graph: fx.Graph, value: Any) -> Any:
+    """Nested outputs as torch.fx takes them: classes become calls of the class."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return graph.call_function(type(value), tuple(_as_argument(graph, v) for v in value))
+    if isinstance(value, tuple | list):
+        return type(value)(_as_argument(graph, item) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        arguments = {k: _as_argument(graph, v) for k, v in given.items() if v is not None}
+        return graph.call_function(type(value), (), arguments)
+    if isinstance(value, dict):
+        return {name: _as_argument(graph, item) for name, item in value.items()}
+    return value

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from lanac.frontend.cleanup import function_name
 from lanac.frontend.regions import Flow, Region
 from lanac.ir import Program, TensorSpec, node_parameters
 
 _MAPS = {
-    F.linear,
-    F.bilinear,
-    F.conv1d,
-    F.conv2d,
-    F.conv3d,
-    F.conv_transpose1d,
-    F.conv_transpose2d,
-    F.conv_transpose3d,
-    F.embedding,
-    torch.matmul,
-    torch.bmm,
-    torch.mm,
-    torch.baddbmm,
-    torch.addmm,
-    torch.einsum,
-    torch.tensordot,
-    operator.matmul,
+    *("linear", "bilinear", "matmul", "bmm", "mm", "baddbmm", "addmm", "einsum", "tensordot"),
+    *("conv1d", "conv2d", "conv3d", "convolution", "embedding"),
+    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
 }
 """Functions in which a weight couples channels; elsewhere (a sum, a product) it does not."""
 
@@ -69,9 +53,7 @@ class RegionFacts:
         if node.op == "call_module":
             return bool(weights)
         sources = list(node.all_input_nodes)
-        is_map = node.target in _MAPS or (
-            node.op == "call_method" and node.target in ("matmul", "bmm", "mm")
-        )
+        is_map = function_name(node) in _MAPS
         while is_map and sources:
             source = sources.pop()
             if any(v.dim() > 1 for v in node_parameters(program.teacher, source)):
@@ -146,24 +128,24 @@ class RegionFacts:
     def only_reshapes(self, region: Region) -> bool:
         """Neither weights nor arithmetic: the tensor gets another form."""
         tensors = [self._program.nodes[name] for name in region.nodes if name in self._flow]
-        return all(getattr(node.target, "__name__", node.target) in _FORMS for node in tensors)
+        return all(function_name(node) in _FORMS for node in tensors)
 
     def is_gate(self, region: Region) -> bool:
         """Ends in a product with its own input: a squeeze-excite gate."""
         last = self._program.nodes[region.exit]
-        is_product = getattr(last.target, "__name__", last.target) in ("mul", "mul_", "imul")
+        is_product = function_name(last) in ("mul", "mul_", "imul")
         return is_product and any(node.name == region.entry for node in last.all_input_nodes)
 
     def is_sum(self, region: Region) -> bool:
         """Ends in a sum of two tensors: a residual block, or a part of one."""
         last = self._program.nodes[region.exit]
-        is_sum = getattr(last.target, "__name__", last.target) in ("add", "add_", "iadd")
+        is_sum = function_name(last) in ("add", "add_", "iadd")
         return is_sum and len(self._flow.sources(region.exit)) > 1
 
     def passes_its_input_on(self, region: Region) -> bool:
         """Ends in a concatenation with its own input: a skip over what lies between."""
         last = self._program.nodes[region.exit]
-        is_concat = getattr(last.target, "__name__", "") in ("cat", "concat", "concatenate")
+        is_concat = function_name(last) in ("cat", "concat", "concatenate")
         return is_concat and region.entry in self._flow.sources(region.exit)
 
     def reads_sizes_from_outside(self, region: Region) -> bool:

@@ -258,11 +258,14 @@ class _Example:
 
 
 def other_batch(inputs: Sequence[Tensor]) -> list[Tensor] | None:
-    """The inputs with one sample more; None where they do not share a batch dimension."""
+    """The inputs in another batch size: the first sample, or where there is one only, it twice.
+
+    None where they do not share a batch dimension.
+    """
     sizes = {value.shape[0] if value.dim() else 0 for value in inputs}
     if len(sizes) != 1 or 0 in sizes:
         return None
-    return [torch.cat([value, value[:1]]) for value in inputs]
+    return [value[:1].clone() if len(value) > 1 else torch.cat([value, value]) for value in inputs]
 
 
 def _reason(error: Exception) -> str:
