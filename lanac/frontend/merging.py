@@ -193,6 +193,10 @@ def merge_affine(chain: Sequence[Region], facts: RegionFacts) -> list[Region]:
     merged: list[Region] = []
     head: Region | None = None
     for region in chain:
+        if facts.is_affine(region) and facts.shares_weights(region):
+            merged += [region] if head is None else [head, region]  # it would spoil its neighbours
+            head = None
+            continue
         if head is not None:
             keeps_shape = facts.spec_in(region) == facts.spec_out(region)
             if facts.only_reshapes(head) and keeps_shape and not facts.is_affine(region):

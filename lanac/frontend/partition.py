@@ -114,15 +114,13 @@ def _is_one(region: Region, flow: Flow, facts: RegionFacts, granularity: str) ->
     """Whether a region is one slot; else the regions inside it are."""
     if granularity == LAYER:
         return len(facts.layers(region)) <= 1
-    if facts.shares_weights(region) and len(facts.layers(region)) > 1:
-        return False  # what is shared stays; the rest can be replaced
     if facts.depth(region) > MAX_DEPTH or facts.passes_its_input_on(region):
         return False
-    inner = (flow.regions.get(name) for name in region.nodes[:-1])
+    inside = [flow.regions[name] for name in region.nodes[:-1] if name in flow.regions]
+    if facts.shares_weights(region) and any(facts.layers(part) for part in inside):
+        return False  # what is shared stays; the rest can be replaced
     # A residual block inside: what holds it is a stage, not a block.
-    return not any(
-        part is not None and facts.is_sum(part) and facts.depth(part) > 1 for part in inner
-    )
+    return not any(facts.is_sum(part) and facts.depth(part) > 1 for part in inside)
 
 
 def _with_private_sources(program: Program, region: Region, flow: Flow) -> Region:
