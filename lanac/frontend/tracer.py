@@ -206,7 +206,7 @@ class _Example:
         self._values: list[dict[fx.Node, Any]] = []
 
     def start(self, nodes: Sequence[fx.Node], inputs: Sequence[Tensor]) -> None:
-        for batch in (inputs, other_batch(inputs)):
+        for batch in (inputs, larger_batch(inputs)):
             if batch is not None:
                 fake = [self._mode.from_tensor(value) for value in batch]
                 self._values.append(dict(zip(nodes, fake, strict=True)))
@@ -262,10 +262,24 @@ def other_batch(inputs: Sequence[Tensor]) -> list[Tensor] | None:
 
     None where they do not share a batch dimension.
     """
-    sizes = {value.shape[0] if value.dim() else 0 for value in inputs}
-    if len(sizes) != 1 or 0 in sizes:
+    if not _share_batch(inputs):
         return None
     return [value[:1].clone() if len(value) > 1 else torch.cat([value, value]) for value in inputs]
+
+
+def larger_batch(inputs: Sequence[Tensor]) -> list[Tensor] | None:
+    """Zeros as inputs for three batches and a sample, to tell sizes that vary with the batch.
+
+    None where the inputs do not share a batch dimension.
+    """
+    if not _share_batch(inputs):
+        return None
+    return [value.new_zeros((3 * len(value) + 1, *value.shape[1:])) for value in inputs]
+
+
+def _share_batch(inputs: Sequence[Tensor]) -> bool:
+    sizes = {value.shape[0] if value.dim() else 0 for value in inputs}
+    return len(sizes) == 1 and 0 not in sizes
 
 
 def _reason(error: Exception) -> str:

@@ -29,7 +29,7 @@ from lanac.frontend.cleanup import (
 from lanac.frontend.exporting import export_graph
 from lanac.frontend.fakes import fake_mode
 from lanac.frontend.observing import Observation, observe
-from lanac.frontend.tracer import ShapeTracer, asks_for_training, other_batch
+from lanac.frontend.tracer import ShapeTracer, asks_for_training, larger_batch, other_batch
 from lanac.ir import TensorSpec
 
 FX, FX_WITH_OPAQUE, EXPORT = "torch.fx", "torch.fx with modules kept whole", "torch.export"
@@ -64,9 +64,8 @@ class Trace:
 
     def see_more(self) -> Observation | None:
         """What flows through it with another batch size; None where it takes no other."""
-        more = other_batch(self.inputs)
-        known = more is not None and self.expected_more is not None
-        return observe(self.module, more) if known and more is not None else None
+        more = larger_batch(self.inputs) if self.expected_more is not None else None
+        return None if more is None else observe(self.module, more)
 
 
 def trace(
