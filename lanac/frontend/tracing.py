@@ -226,7 +226,8 @@ def _restore_switches(model: nn.Module, module: fx.GraphModule, tracer: ShapeTra
         finally:
             model.eval()
             for name, value in model.named_buffers():
-                value.copy_(state[name])
+                if not torch.equal(value, state[name]):
+                    value.copy_(state[name])
     dropout_to_modules(module)
     return notes
 
