@@ -8,7 +8,7 @@ is a slot, once its border is closed.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -220,7 +220,7 @@ def _assemble(
         for part in left_out
     ]
     program = _without_shared_weights(program.with_slots(tuple(slots), tuple(parts)))
-    rest = _beside_the_regions(program)
+    rest = _beside_the_regions(program, trace.seen.carriers)
     return program.with_slots(program.slots, program.left_out + rest)
 
 
@@ -242,16 +242,22 @@ def _leak(program: Program, nodes: tuple[str, ...]) -> str | None:
     return None
 
 
-def _beside_the_regions(program: Program) -> tuple[LeftOut, ...]:
+def _beside_the_regions(program: Program, carriers: Collection[str]) -> tuple[LeftOut, ...]:
     """The nodes that compute something and are in no region."""
     known = {name for slot in program.slots for name in slot.nodes}
     known |= {name for part in program.left_out for name in part.nodes}
-    rest = tuple(
+    rest = [
         node.name
         for node in program.nodes.values()
         if node.op not in ("placeholder", "output") and node.name not in known
+    ]
+    tensors = tuple(name for name in rest if name in carriers)
+    sizes = tuple(name for name in rest if name not in carriers)
+    found = (
+        LeftOut(tensors, "no region with one tensor in and one tensor out"),
+        LeftOut(sizes, "sizes, no tensors"),
     )
-    return (LeftOut(rest, "no region with one tensor in and one tensor out"),) if rest else ()
+    return tuple(part for part in found if part.nodes)
 
 
 def _name(program: Program, nodes: Sequence[str], taken: set[str]) -> str:
