@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from lanac.backends._flat import with_flat_outputs
 from lanac.errors import BackendError
 
 Run = Callable[[], object]
@@ -96,12 +97,15 @@ def export_for_timing(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     try:
+        if any(node.op == "placeholder" and not node.users for node in graph_module.graph.nodes):
+            raise BackendError("the older exporter loses inputs that are not used")
         logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
+            flat, _ = with_flat_outputs(graph_module, inputs)
             # The stub of `f` forgets that the older exporter writes to buffers.
             target: Any = buffer
-            torch.onnx.export(graph_module, inputs, target, dynamo=False, opset_version=18)
+            torch.onnx.export(flat, inputs, target, dynamo=False, opset_version=18)
         return buffer.getvalue()
     except Exception:
         # Any failure of the deprecated exporter is answered by the maintained one.

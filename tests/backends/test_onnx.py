@@ -70,7 +70,11 @@ def test_several_inputs_and_outputs() -> None:
     image = torch.randn(1, 4)
     model = export_model(module, (image, image, torch.randn(3, 1, 4)))
     assert [value.name for value in model.graph.input] == ["image", "mask", "scale"]
-    assert [value.name for value in model.graph.output] == ["output_0", "output_1", "output_2"]
+    assert [value.name for value in model.graph.output] == [
+        "output_image",
+        "rest.0",
+        "rest.1.0",
+    ]
     image, mask, scale = torch.randn(5, 4), torch.randn(5, 4), torch.randn(3, 1, 4)
     feed = {"image": image.numpy(), "mask": mask.numpy(), "scale": scale.numpy()}
     got = session(model.SerializeToString(), threads=1).run(None, feed)
