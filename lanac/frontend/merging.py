@@ -1,0 +1,222 @@
+"""What regions compute, and which of a chain belong together: rules on the graph alone."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from lanac.frontend.regions import Flow, Region
+from lanac.ir import Program, TensorSpec, node_parameters
+
+_MAPS = {
+    F.linear,
+    F.bilinear,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+    F.embedding,
+    torch.matmul,
+    torch.bmm,
+    torch.mm,
+    torch.baddbmm,
+    torch.addmm,
+    torch.einsum,
+    torch.tensordot,
+    operator.matmul,
+}
+"""Functions in which a weight couples channels; elsewhere (a sum, a product) it does not."""
+
+MAX_DEPTH = 6
+"""Layers in sequence that one slot may hold; a residual block has two to six."""
+
+
+class RegionFacts:
+    """What the rules ask of a region; all of it from the graph."""
+
+    def __init__(self, program: Program, flow: Flow) -> None:
+        self._program, self._flow = program, flow
+        self._layers = {
+            node.name for node in program.teacher.graph.nodes if self._is_layer(program, node)
+        }
+
+    @staticmethod
+    def _is_layer(program: Program, node: fx.Node) -> bool:
+        weights = [v for v in node_parameters(program.teacher, node) if v.dim() > 1]
+        if node.op == "call_module":
+            return bool(weights)
+        sources = list(node.all_input_nodes)
+        is_map = node.target in _MAPS or (
+            node.op == "call_method" and node.target in ("matmul", "bmm", "mm")
+        )
+        while is_map and sources:
+            source = sources.pop()
+            if any(v.dim() > 1 for v in node_parameters(program.teacher, source)):
+                return source.op == "get_attr"
+            if source.name not in program.specs or len(source.all_input_nodes) == 1:
+                # A weight may be transposed or reshaped on its way.
+                sources += [s for s in source.all_input_nodes if _is_weight(s)]
+        return False
+
+    def layers(self, region: Region) -> list[str]:
+        """The nodes whose weights couple channels: convolutions, linear layers, opaque modules."""
+        return [name for name in region.nodes if name in self._layers]
+
+    def depth(self, region: Region) -> int:
+        """Layers in sequence; those that see a pooled map (squeeze and excite) do not count."""
+        longest: dict[str, int] = {}
+        for name in region.nodes:
+            before = max((longest.get(source, 0) for source in self._flow.sources(name)), default=0)
+            longest[name] = before + (name in self._layers and not self._is_pooled(name))
+        return longest[region.exit]
+
+    def _is_pooled(self, name: str) -> bool:
+        spec = self._program.specs.get(name)
+        return spec is not None and spec.rank > 2 and set(spec.spatial) == {1}
+
+    def weights(self, region: Region) -> list[Tensor]:
+        teacher, nodes = self._program.teacher, self._program.nodes
+        return [value for name in region.nodes for value in node_parameters(teacher, nodes[name])]
+
+    def is_affine(self, region: Region) -> bool:
+        """No weight couples channels: norms, scales, activations, pools."""
+        return not self.layers(region)
+
+    def spec_in(self, region: Region) -> TensorSpec:
+        return self._program.specs[region.entry]
+
+    def spec_out(self, region: Region) -> TensorSpec:
+        return self._program.specs[region.exit]
+
+    def removes_space(self, region: Region) -> bool:
+        """Global pooling, flattening: what follows belongs to a head, not to a feature map."""
+        before, after = self.spec_in(region), self.spec_out(region)
+        if before.rank != after.rank:
+            return True
+        return set(after.spatial) == {1} and set(before.spatial) != {1}
+
+    def is_gate(self, region: Region) -> bool:
+        """Ends in a product with its own input: a squeeze-excite gate."""
+        last = self._program.nodes[region.exit]
+        is_product = getattr(last.target, "__name__", last.target) in ("mul", "mul_", "imul")
+        return is_product and any(node.name == region.entry for node in last.all_input_nodes)
+
+    def is_sum(self, region: Region) -> bool:
+        """Ends in a sum of two tensors: a residual block, or a part of one."""
+        last = self._program.nodes[region.exit]
+        is_sum = getattr(last.target, "__name__", last.target) in ("add", "add_", "iadd")
+        return is_sum and len(self._flow.sources(region.exit)) > 1
+
+    def reads_sizes_from_outside(self, region: Region) -> bool:
+        inside = {region.entry, *region.nodes}
+        return any(
+            source.name not in inside and source.name not in self._program.specs
+            for name in region.nodes
+            for source in self._program.nodes[name].all_input_nodes
+        )
+
+    def convolutions(self, region: Region) -> list[nn.Conv2d]:
+        modules = [
+            self._program.teacher.get_submodule(str(node.target))
+            for node in map(self._program.nodes.__getitem__, region.nodes)
+            if node.op == "call_module"
+        ]
+        return [module for module in modules if isinstance(module, nn.Conv2d)]
+
+    def skips(self, region: Region) -> int:
+        """How many nodes combine two tensors: sums of a residual block, products of a gate."""
+        return sum(len(self._flow.sources(name)) > 1 for name in region.nodes)
+
+    def is_linear(self, region: Region) -> bool:
+        """Ends in a convolution or a norm: no activation behind the last layer."""
+        last = self._program.nodes[region.exit]
+        return bool(node_parameters(self._program.teacher, last))
+
+
+def _is_weight(node: fx.Node) -> bool:
+    """Whether a node is a weight or made of one weight by changing its form."""
+    return node.op == "get_attr" or (
+        len(node.all_input_nodes) == 1 and _is_weight(node.all_input_nodes[0])
+    )
+
+
+def merge_regions(chain: Sequence[Region], facts: RegionFacts) -> list[Region]:
+    """Joins what belongs together in a chain: norms and activations with their layer, a pooling
+    head with its classifier, the three layers of an inverted residual without a skip."""
+    return _merge_inverted_residuals(merge_affine(chain, facts), facts)
+
+
+def merge_affine(chain: Sequence[Region], facts: RegionFacts) -> list[Region]:
+    """Joins norms, activations, pools and gates with the layer that they belong to."""
+    merged: list[Region] = []
+    head: Region | None = None
+    for region in chain:
+        if head is not None:
+            region, head = _join(head, region), None
+        # A size from elsewhere (resizing to the network's input) would close the slot's border.
+        is_free = not facts.reads_sizes_from_outside(region)
+        if facts.removes_space(region) and facts.is_affine(region):
+            head = region
+        elif merged and is_free and (facts.is_affine(region) or facts.is_gate(region)):
+            merged[-1] = _join(merged[-1], region)
+        elif not merged and facts.is_affine(region):
+            head = region
+        else:
+            merged.append(region)
+    if head is not None:
+        merged.append(head)
+    return merged
+
+
+def _join(first: Region, second: Region) -> Region:
+    return Region(first.entry, first.nodes + second.nodes)
+
+
+def _merge_inverted_residuals(regions: Sequence[Region], facts: RegionFacts) -> list[Region]:
+    """[expanding][depthwise][linear 1x1], [depthwise][linear 1x1], [expanding kxk][linear 1x1]."""
+    result: list[Region] = []
+    for region in regions:
+        result.append(region)
+        if not _is_single(region, facts) or not _is_linear_1x1(region, facts):
+            continue
+        before = [item for item in result[-3:-1] if _is_single(item, facts)]
+        if not before or before[-1] is not result[-2]:
+            continue
+        if _is_depthwise(before[-1], facts):
+            result[-2:] = [_join(before[-1], region)]
+            if len(before) == 2 and _expands(before[0], facts) and _is_pointwise(before[0], facts):
+                result[-2:] = [_join(before[0], result[-1])]
+        elif _expands(before[-1], facts) and not _is_pointwise(before[-1], facts):
+            result[-2:] = [_join(before[-1], region)]
+    return result
+
+
+def _is_single(region: Region, facts: RegionFacts) -> bool:
+    """One layer, perhaps with a squeeze-excite gate behind it (two small layers, one product)."""
+    count = len(facts.convolutions(region))
+    return (count, facts.skips(region)) in {(1, 0), (3, 1)}
+
+
+def _is_pointwise(region: Region, facts: RegionFacts) -> bool:
+    main = facts.convolutions(region)[0]
+    return main.kernel_size == (1, 1) and main.groups == 1
+
+
+def _is_linear_1x1(region: Region, facts: RegionFacts) -> bool:
+    return _is_pointwise(region, facts) and facts.is_linear(region)
+
+
+def _is_depthwise(region: Region, facts: RegionFacts) -> bool:
+    main = facts.convolutions(region)[0]
+    return main.groups == main.in_channels > 1
+
+
+def _expands(region: Region, facts: RegionFacts) -> bool:
+    main = facts.convolutions(region)[0]
+    return main.groups == 1 and main.out_channels > main.in_channels
