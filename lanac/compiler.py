@@ -40,7 +40,7 @@ from lanac.targets import LATENCY, Budget, parse_budgets, parse_target
 from lanac.training.data import Data
 from lanac.training.device import pick_device
 from lanac.training.finetune import FinetuneOptions
-from lanac.training.inputs import CalledByPosition, in_one_order
+from lanac.training.inputs import in_one_order
 from lanac.training.task import Task, check_outputs
 from lanac.workspace import Workspace, disk_errors, write_atomically
 
@@ -327,12 +327,12 @@ def check_task(task: Task, model: nn.Module) -> None:
     Raises:
         LanacError: one of them fails.
     """
-    network = CalledByPosition(model, task.train.names) if task.train.names else model
+    names = task.train.names
     for data in (task.train, task.val):
         first = f"the first samples of {data.name}"
         batch, one = (data.batch(range(min(count, len(data)))) for count in (8, 1))
         outputs, of_one = (
-            run_model(network, part.inputs, f"{first},", data.name) for part in (batch, one)
+            run_model(model, part.inputs, f"{first},", data.name, names) for part in (batch, one)
         )
         check_outputs(outputs, of_one, first)
         if data is task.train:

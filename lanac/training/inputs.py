@@ -1,6 +1,7 @@
-"""How a network takes its inputs: by position, or by the names of its forward's arguments.
+"""Inputs as users give them: by position, or by the names of the arguments of `forward`.
 
-Everything else in lanac handles inputs as a tuple of tensors in one fixed order.
+From here on they are a tuple of tensors in one fixed order. Only the teacher itself is called by
+name; its graph and whatever is made of it take their inputs by position.
 """
 
 from __future__ import annotations
@@ -14,22 +15,6 @@ from torch import Tensor, nn
 from lanac.errors import DataError
 
 FORMS = "a tensor, a tuple of tensors, or a dict of tensors by the names of forward's arguments"
-
-
-class CalledByPosition(nn.Module):
-    """A network that takes by position what the one inside takes by name.
-
-    Args:
-        network: the user's own.
-        names: arguments of its `forward`, in the order in which they are given here.
-    """
-
-    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.network, self.names = network, names
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.network(**dict(zip(self.names, inputs, strict=True)))
 
 
 def forward_order(model: nn.Module, given: tuple[str, ...], where: str) -> tuple[str, ...]:
