@@ -33,6 +33,18 @@ _MAPS = {
 }
 """Functions in which a weight couples channels; elsewhere (a sum, a product) it does not."""
 
+_FORMS = {
+    "reshape",
+    "view",
+    "flatten",
+    "unflatten",
+    "permute",
+    "transpose",
+    "movedim",
+    "contiguous",
+}
+"""What only changes the form of a tensor."""
+
 MAX_DEPTH = 6
 """Layers in sequence that one slot may hold; a residual block has two to six."""
 
@@ -101,6 +113,11 @@ class RegionFacts:
             return True
         return set(after.spatial) == {1} and set(before.spatial) != {1}
 
+    def only_reshapes(self, region: Region) -> bool:
+        """Neither weights nor arithmetic: the tensor gets another form."""
+        tensors = [self._program.nodes[name] for name in region.nodes if name in self._flow]
+        return all(getattr(node.target, "__name__", node.target) in _FORMS for node in tensors)
+
     def is_gate(self, region: Region) -> bool:
         """Ends in a product with its own input: a squeeze-excite gate."""
         last = self._program.nodes[region.exit]
@@ -112,6 +129,12 @@ class RegionFacts:
         last = self._program.nodes[region.exit]
         is_sum = getattr(last.target, "__name__", last.target) in ("add", "add_", "iadd")
         return is_sum and len(self._flow.sources(region.exit)) > 1
+
+    def passes_its_input_on(self, region: Region) -> bool:
+        """Ends in a concatenation with its own input: a skip over what lies between."""
+        last = self._program.nodes[region.exit]
+        is_concat = getattr(last.target, "__name__", "") in ("cat", "concat", "concatenate")
+        return is_concat and region.entry in self._flow.sources(region.exit)
 
     def reads_sizes_from_outside(self, region: Region) -> bool:
         inside = {region.entry, *region.nodes}
@@ -158,7 +181,11 @@ def merge_affine(chain: Sequence[Region], facts: RegionFacts) -> list[Region]:
     head: Region | None = None
     for region in chain:
         if head is not None:
-            region, head = _join(head, region), None
+            if facts.only_reshapes(head) and facts.spec_in(region) == facts.spec_out(region):
+                merged.append(head)  # a block that keeps its shape is worth more: it can be skipped
+            else:
+                region = _join(head, region)
+            head = None
         # A size from elsewhere (resizing to the network's input) would close the slot's border.
         is_free = not facts.reads_sizes_from_outside(region)
         if facts.removes_space(region) and facts.is_affine(region):

@@ -110,7 +110,7 @@ def _is_one(region: Region, flow: Flow, facts: RegionFacts, granularity: str) ->
     """Whether a region is one slot; else the regions inside it are."""
     if granularity == LAYER:
         return len(facts.layers(region)) <= 1
-    if facts.depth(region) > MAX_DEPTH:
+    if facts.depth(region) > MAX_DEPTH or facts.passes_its_input_on(region):
         return False
     inner = (flow.regions.get(name) for name in region.nodes[:-1])
     # A residual block inside: what holds it is a stage, not a block.
@@ -122,14 +122,20 @@ def _is_one(region: Region, flow: Flow, facts: RegionFacts, granularity: str) ->
 def _with_private_sources(program: Program, region: Region, flow: Flow) -> Region:
     """The region with the weights, constants and sizes that only its nodes use."""
     known = set(region.nodes)
+    private: set[str] = set()
     stack = [source for name in region.nodes for source in program.nodes[name].all_input_nodes]
     while stack:
         node = stack.pop()
-        if node.name in known or node.name in flow or node.op == "placeholder":
+        if node.name in known | private or node.name in flow or node.op == "placeholder":
             continue
-        if all(user.name in known for user in node.users):
-            known.add(node.name)
+        if all(user.name in known | private for user in node.users):
+            private.add(node.name)
             stack.extend(node.all_input_nodes)
+    # What is made of a tensor elsewhere, if only of its size, is none of the region's.
+    for name in sorted(private, key=flow.place.__getitem__):
+        sources = {source.name for source in program.nodes[name].all_input_nodes}
+        if sources <= known | {region.entry}:
+            known.add(name)
     return Region(region.entry, tuple(sorted(known, key=flow.place.__getitem__)))
 
 
@@ -232,9 +238,7 @@ def _beside_the_regions(program: Program) -> tuple[LeftOut, ...]:
         for node in program.nodes.values()
         if node.op not in ("placeholder", "output") and node.name not in known
     )
-    return (
-        (LeftOut(rest, "combines several tensors, or the data flow passes it by"),) if rest else ()
-    )
+    return (LeftOut(rest, "no region with one tensor in and one tensor out"),) if rest else ()
 
 
 def _name(program: Program, nodes: Sequence[str], taken: set[str]) -> str:
