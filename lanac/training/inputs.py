@@ -83,7 +83,7 @@ def _by_name(inputs: Any, names: tuple[str, ...], where: str) -> tuple[Tensor, .
     for name in names:
         if not isinstance(inputs[name], Tensor):
             raise DataError(
-                f"{where}: input {name!r} is a {_kind(inputs[name])}, expected a tensor. Make it "
+                f"{where}: input {name!r} is {_kind(inputs[name])}, expected a tensor. Make it "
                 "one in the Dataset, or leave it out where the network does not need it."
             )
     return tuple(inputs[name] for name in names)

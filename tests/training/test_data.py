@@ -134,7 +134,7 @@ def test_three_parts() -> None:
         ((), f"train_data(): the inputs are nothing; expected {FORMS}"),
         (
             ({"a": X[0], "b": "text"}, 1),
-            "train_data(): input 'b' is a list, expected a tensor. Make it one in the Dataset, or "
+            "train_data(): input 'b' is list, expected a tensor. Make it one in the Dataset, or "
             "leave it out where the network does not need it.",
         ),
         (
