@@ -58,17 +58,21 @@ def write_structures(structures: Iterable[type]) -> dict[str, str]:
 
 
 def field_defaults(target: object) -> dict[str, object]:
-    """Defaults of a dataclass's fields that can be written down; {} for anything else."""
-    if not (isinstance(target, type) and dataclasses.is_dataclass(target)):
+    """Defaults of a class's fields that can be written down; {} for anything else."""
+    if not isinstance(target, type) or not is_structure(target):
         return {}
-    defaults = {}
-    for entry in dataclasses.fields(target):
-        try:
-            source(entry.default)
-        except ValueError:
-            continue
-        defaults[entry.name] = entry.default
-    return defaults
+    given: dict[str, object] = getattr(target, "_field_defaults", {})
+    if dataclasses.is_dataclass(target):
+        given = {entry.name: entry.default for entry in dataclasses.fields(target)}
+    return {name: value for name, value in given.items() if _has_source(value)}
+
+
+def _has_source(value: object) -> bool:
+    try:
+        source(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_named_tuple(cls: type) -> bool:
@@ -88,7 +92,9 @@ def _classes_in(argument: object) -> Iterator[type]:
 
 def _named_tuple(cls: Any) -> str:
     fields = ", ".join(f'"{name}"' for name in cls._fields)
-    return f'{cls.__name__} = collections.namedtuple("{cls.__name__}", [{fields}])\n'
+    more = ", ".join(source(value) for value in field_defaults(cls).values())
+    more = f", defaults=[{more}]" if more else ""
+    return f'{cls.__name__} = collections.namedtuple("{cls.__name__}", [{fields}]{more})\n'
 
 
 def _dataclass(cls: Any) -> str:
@@ -101,11 +107,12 @@ def _dataclass(cls: Any) -> str:
             "emit ONNX only (--emit onnx)."
         )
     defaults = field_defaults(cls)
-    entries = [
-        f"    {entry.name}: object"
-        + (f" = {source(defaults[entry.name])}" if entry.name in defaults else "")
-        for entry in dataclasses.fields(cls)
-    ]
+    entries = []
+    for entry in dataclasses.fields(cls):
+        # Behind a default there must be another; this one is always given.
+        behind = " = None" if any("=" in line for line in entries) else ""
+        default = f" = {source(defaults[entry.name])}" if entry.name in defaults else behind
+        entries.append(f"    {entry.name}: object{default}")
     lines = ["@dataclasses.dataclass", f"class {cls.__name__}:"]
     lines += [f'    """What {cls.__module__}.{cls.__qualname__} holds."""', "", *entries]
     return "\n".join(lines) + "\n" + _ITEM * is_mapping

@@ -77,9 +77,7 @@ def test_without_labels_a_metric_of_labels_is_not_used_nor_named() -> None:
     ],
     ids=["several tensors", "no classes", "one class"],
 )
-def test_outputs_without_one_class_axis_agree_by_their_variance(
-    outputs: Any, teacher: Any
-) -> None:
+def test_outputs_without_one_class_axis_agree_by_their_variance(outputs: Any, teacher: Any) -> None:
     unlabelled = task(labelled=False)
     expected = 100 * (1 - float(output_distance(outputs, teacher)))
     assert 0 < expected < 100
