@@ -107,7 +107,7 @@ def _dataclass(cls: Any) -> str:
             "emit ONNX only (--emit onnx)."
         )
     defaults = field_defaults(cls)
-    entries = []
+    entries: list[str] = []
     for entry in dataclasses.fields(cls):
         # Behind a default there must be another; this one is always given.
         behind = " = None" if any("=" in line for line in entries) else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -175,7 +175,7 @@ def test_a_class_that_computes_its_fields() -> None:
 
 
 def test_two_classes_of_one_name() -> None:
-    other = NamedTuple("Boxes", [("x", Any)])
+    other = namedtuple("Boxes", ["x"])
     graph = fx.Graph()
     x = graph.placeholder("x")
     pair = graph.call_function(Boxes, (x,)), graph.call_function(other, (x,))
