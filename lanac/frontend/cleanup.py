@@ -74,18 +74,25 @@ def remove_asserts(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
+def function_name(node: fx.Node) -> str:
+    """The bare name of the function or method that a node calls; '' for other nodes.
+
+    The same for `torch.add`, `x.add` and the ATen operator `add.Tensor`.
+    """
+    if node.op == "call_method":
+        return str(node.target)
+    if node.op == "call_function":
+        return str(getattr(node.target, "__name__", "")).split(".")[0]
+    return ""
+
+
 def is_in_place(module: nn.Module, node: fx.Node) -> bool:
     """Whether a node writes into its first input."""
     if node.op == "call_module":
         return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
-    if node.op == "call_method":
-        name = str(node.target)
-        return name.endswith("_") and not name.endswith("__")
-    if node.op == "call_function":
-        name = getattr(node.target, "__name__", "")
-        written = name.endswith("_") and not name.startswith("_") and bool(node.args)
-        return node.target in _IN_PLACE or written or node.kwargs.get("inplace") is True
-    return False
+    name = function_name(node)
+    written = name.endswith("_") and not name.startswith("_") and bool(node.args)
+    return node.target in _IN_PLACE or written or node.kwargs.get("inplace") is True
 
 
 def show_writes(module: nn.Module, graph: fx.Graph) -> None:

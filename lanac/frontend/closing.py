@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,22 +26,34 @@ class Closer:
     Args:
         module: the traced graph; changed in place, without changing what it computes.
         flow: its data flow.
-        seen: what was observed with the example inputs, and again with another batch size.
+        seen: what was observed with the example inputs.
+        see_more: observes with another batch size; asked only where a size has to be understood.
     """
 
-    def __init__(self, module: fx.GraphModule, flow: Flow, seen: Sequence[Observation]) -> None:
-        self._module, self._flow, self._seen = module, flow, tuple(seen)
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        flow: Flow,
+        seen: Observation,
+        see_more: Callable[[], Observation | None],
+    ) -> None:
+        self._module, self._flow, self._first = module, flow, seen
+        self._see_more = see_more
         self._nodes = {node.name: node for node in module.graph.nodes}
-        self.specs = dict(seen[0].specs)
+        self.specs = dict(seen.specs)
         """Specs by node name, with those of the nodes that were added."""
         self.fixed_sizes: set[str] = set()
         """Nodes whose value, a size of the example, became a number in some slot."""
+
+    @cached_property
+    def _seen(self) -> list[Observation]:
+        more = self._see_more()
+        return [self._first] if more is None else [self._first, more]
 
     def close(self, region: Region) -> tuple[Region, str | None]:
         """The region with a closed border, or the reason why that is impossible."""
         inside = set(region.nodes)
         entry = self._nodes[region.entry]
-        first = self._nodes[region.nodes[0]]
         added: list[fx.Node] = []
         replaced: dict[fx.Node, Any] = {}
 
@@ -54,15 +67,15 @@ class Closer:
 
         changed: list[tuple[fx.Node, Any, Any]] = []
         try:
-            with self._module.graph.inserting_before(first):
-                for name in region.nodes:
-                    node = self._nodes[name]
-                    if any(s.name not in inside and s is not entry for s in node.all_input_nodes):
+            for name in region.nodes:
+                node = self._nodes[name]
+                if any(s.name not in inside and s is not entry for s in node.all_input_nodes):
+                    with self._module.graph.inserting_before(node):
                         args, kwargs = fx.node.map_aggregate(
                             (node.args, node.kwargs),
                             lambda a: inner(a) if isinstance(a, fx.Node) else a,
                         )
-                        changed.append((node, args, kwargs))
+                    changed.append((node, args, kwargs))
         except _Open as reason:
             for node in reversed(added):
                 self._forget(node)
@@ -78,7 +91,7 @@ class Closer:
         for name in region.nodes:
             node = self._nodes[name]
             outside = [user for user in node.users if user.name not in inside]
-            if node is exit_ or not outside or name not in self._seen[0].values:
+            if node is exit_ or not outside or name not in self._first.values:
                 continue
             added: list[fx.Node] = []
             try:
@@ -99,7 +112,7 @@ class Closer:
         inner: Callable[[fx.Node], Any],
         added: list[fx.Node],
     ) -> Any:
-        if source.name in self._seen[0].values:
+        if source.name in self._first.values:
             return self._size(source, entry, added)
         if source.name in self._flow:
             raise _Open(f"it also reads {source.name} from outside")

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from lanac.frontend.cleanup import function_name
 from lanac.frontend.regions import Flow, Region
 from lanac.ir import Program, TensorSpec, node_parameters
 
 _MAPS = {
-    F.linear,
-    F.bilinear,
-    F.conv1d,
-    F.conv2d,
-    F.conv3d,
-    F.conv_transpose1d,
-    F.conv_transpose2d,
-    F.conv_transpose3d,
-    F.embedding,
-    torch.matmul,
-    torch.bmm,
-    torch.mm,
-    torch.baddbmm,
-    torch.addmm,
-    torch.einsum,
-    torch.tensordot,
-    operator.matmul,
+    *("linear", "bilinear", "matmul", "bmm", "mm", "baddbmm", "addmm", "einsum", "tensordot"),
+    *("conv1d", "conv2d", "conv3d", "convolution", "embedding"),
+    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
 }
 """Functions in which a weight couples channels; elsewhere (a sum, a product) it does not."""
 
@@ -57,6 +41,11 @@ class RegionFacts:
         self._layers = {
             node.name for node in program.teacher.graph.nodes if self._is_layer(program, node)
         }
+        self._weights_of = self._find_weights()
+        self._readers: dict[int, set[str]] = {}
+        for name, weights in self._weights_of.items():
+            for weight in weights:
+                self._readers.setdefault(weight, set()).add(name)
 
     @staticmethod
     def _is_layer(program: Program, node: fx.Node) -> bool:
@@ -64,9 +53,7 @@ class RegionFacts:
         if node.op == "call_module":
             return bool(weights)
         sources = list(node.all_input_nodes)
-        is_map = node.target in _MAPS or (
-            node.op == "call_method" and node.target in ("matmul", "bmm", "mm")
-        )
+        is_map = function_name(node) in _MAPS
         while is_map and sources:
             source = sources.pop()
             if any(v.dim() > 1 for v in node_parameters(program.teacher, source)):
@@ -75,6 +62,17 @@ class RegionFacts:
                 # A weight may be transposed or reshaped on its way.
                 sources += [s for s in source.all_input_nodes if _is_weight(s)]
         return False
+
+    def _find_weights(self) -> dict[str, set[int]]:
+        """The weights that each node of the flow reads, directly or through what is made of them."""
+        made_of: dict[str, set[int]] = {}
+        for node in self._program.teacher.graph.nodes:
+            weights = {id(value) for value in node_parameters(self._program.teacher, node)}
+            for source in node.all_input_nodes:
+                if source.name not in self._flow:
+                    weights |= made_of[source.name]
+            made_of[node.name] = weights
+        return {name: weights for name, weights in made_of.items() if name in self._flow}
 
     def layers(self, region: Region) -> list[str]:
         """The nodes whose weights couple channels: convolutions, linear layers, opaque modules."""
@@ -96,6 +94,15 @@ class RegionFacts:
         teacher, nodes = self._program.teacher, self._program.nodes
         return [value for name in region.nodes for value in node_parameters(teacher, nodes[name])]
 
+    def shares_weights(self, region: Region) -> bool:
+        """Uses a weight that is used elsewhere as well."""
+        inside = set(region.nodes)
+        return any(
+            not self._readers[weight] <= inside
+            for name in region.nodes
+            for weight in self._weights_of.get(name, ())
+        )
+
     def is_affine(self, region: Region) -> bool:
         """No weight couples channels: norms, scales, activations, pools."""
         return not self.layers(region)
@@ -113,27 +120,32 @@ class RegionFacts:
             return True
         return set(after.spatial) == {1} and set(before.spatial) != {1}
 
+    def sees_vectors(self, region: Region) -> bool:
+        """Its input is one vector per sample: (B, C) or (B, C, 1, 1)."""
+        spec = self.spec_in(region)
+        return spec.rank == 2 or set(spec.spatial) == {1}
+
     def only_reshapes(self, region: Region) -> bool:
         """Neither weights nor arithmetic: the tensor gets another form."""
         tensors = [self._program.nodes[name] for name in region.nodes if name in self._flow]
-        return all(getattr(node.target, "__name__", node.target) in _FORMS for node in tensors)
+        return all(function_name(node) in _FORMS for node in tensors)
 
     def is_gate(self, region: Region) -> bool:
         """Ends in a product with its own input: a squeeze-excite gate."""
         last = self._program.nodes[region.exit]
-        is_product = getattr(last.target, "__name__", last.target) in ("mul", "mul_", "imul")
+        is_product = function_name(last) in ("mul", "mul_", "imul")
         return is_product and any(node.name == region.entry for node in last.all_input_nodes)
 
     def is_sum(self, region: Region) -> bool:
         """Ends in a sum of two tensors: a residual block, or a part of one."""
         last = self._program.nodes[region.exit]
-        is_sum = getattr(last.target, "__name__", last.target) in ("add", "add_", "iadd")
+        is_sum = function_name(last) in ("add", "add_", "iadd")
         return is_sum and len(self._flow.sources(region.exit)) > 1
 
     def passes_its_input_on(self, region: Region) -> bool:
         """Ends in a concatenation with its own input: a skip over what lies between."""
         last = self._program.nodes[region.exit]
-        is_concat = getattr(last.target, "__name__", "") in ("cat", "concat", "concatenate")
+        is_concat = function_name(last) in ("cat", "concat", "concatenate")
         return is_concat and region.entry in self._flow.sources(region.exit)
 
     def reads_sizes_from_outside(self, region: Region) -> bool:
@@ -171,8 +183,9 @@ def _is_weight(node: fx.Node) -> bool:
 
 def merge_regions(chain: Sequence[Region], facts: RegionFacts) -> list[Region]:
     """Joins what belongs together in a chain: norms and activations with their layer, a pooling
-    head with its classifier, the three layers of an inverted residual without a skip."""
-    return _merge_inverted_residuals(merge_affine(chain, facts), facts)
+    head with its classifier, the layers behind it, the three layers of an inverted residual
+    without a skip."""
+    return _merge_heads(_merge_inverted_residuals(merge_affine(chain, facts), facts), facts)
 
 
 def merge_affine(chain: Sequence[Region], facts: RegionFacts) -> list[Region]:
@@ -180,8 +193,13 @@ def merge_affine(chain: Sequence[Region], facts: RegionFacts) -> list[Region]:
     merged: list[Region] = []
     head: Region | None = None
     for region in chain:
+        if facts.is_affine(region) and facts.shares_weights(region):
+            merged += [region] if head is None else [head, region]  # it would spoil its neighbours
+            head = None
+            continue
         if head is not None:
-            if facts.only_reshapes(head) and facts.spec_in(region) == facts.spec_out(region):
+            keeps_shape = facts.spec_in(region) == facts.spec_out(region)
+            if facts.only_reshapes(head) and keeps_shape and not facts.is_affine(region):
                 merged.append(head)  # a block that keeps its shape is worth more: it can be skipped
             else:
                 region = _join(head, region)
@@ -221,6 +239,17 @@ def _merge_inverted_residuals(regions: Sequence[Region], facts: RegionFacts) -> 
                 result[-2:] = [_join(before[0], result[-1])]
         elif _expands(before[-1], facts) and not _is_pointwise(before[-1], facts):
             result[-2:] = [_join(before[-1], region)]
+    return result
+
+
+def _merge_heads(regions: Sequence[Region], facts: RegionFacts) -> list[Region]:
+    """[pool, layer][layer] ...: the layers that see one vector per sample are one head."""
+    result: list[Region] = []
+    for region in regions:
+        if result and facts.sees_vectors(region) and facts.removes_space(result[-1]):
+            result[-1] = _join(result[-1], region)
+        else:
+            result.append(region)
     return result
 
 

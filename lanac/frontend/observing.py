@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lanac.frontend.cleanup import is_in_place
+from lanac.frontend.fakes import call_leaf, fake_mode
 from lanac.ir import TensorSpec
 
 
@@ -32,21 +33,24 @@ class Observation:
     hidden_reads: frozenset[tuple[str, str]]
 
 
-def observe(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Observation:
+def observe(
+    module: fx.GraphModule, inputs: Sequence[Tensor], mode: FakeTensorMode | None = None
+) -> Observation:
     """Runs a graph on fake tensors, or on real ones where it needs their values.
 
     Args:
         module: its graph has been through `show_writes`.
         inputs: example inputs; they are not changed.
+        mode: from `fake_mode`.
     """
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    observer = _Observer(module)
+    mode = mode or fake_mode()
+    observer = _Observer(module, is_fake=True)
     try:
         fake = [mode.from_tensor(value) for value in inputs]
         with mode, torch.no_grad():
             observer.run(*fake)
     except Exception:  # control flow on values inside an opaque module
-        observer = _Observer(module)
+        observer = _Observer(module, is_fake=False)
         with torch.no_grad():
             observer.run(*(value.clone() for value in inputs))
     return Observation(
@@ -58,8 +62,9 @@ def observe(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Observation:
 
 
 class _Observer(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, is_fake: bool) -> None:
         super().__init__(module)
+        self._is_fake = is_fake
         self.specs: dict[str, TensorSpec] = {}
         self.carriers: set[str] = set()
         self.values: dict[str, Any] = {}
@@ -80,6 +85,11 @@ class _Observer(fx.Interpreter):
         else:
             self.values[n.name] = value
         return value
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._is_fake:
+            return call_leaf(self._root.get_submodule(str(target)), args, kwargs)
+        return super().call_module(target, args, kwargs)
 
     def _find_hidden_reads(self, writer: fx.Node, written: Tensor) -> None:
         memory = written.untyped_storage()._cdata

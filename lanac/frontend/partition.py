@@ -46,7 +46,11 @@ class SlotOptions:
             )
 
 
-def partition(trace: Trace, options: SlotOptions = SlotOptions()) -> Program:
+BLOCKS = SlotOptions()
+"""The default: residual blocks, everywhere."""
+
+
+def partition(trace: Trace, options: SlotOptions = BLOCKS) -> Program:
     """Cuts the traced teacher into slots.
 
     Args:
@@ -62,10 +66,10 @@ def partition(trace: Trace, options: SlotOptions = SlotOptions()) -> Program:
     """
     teacher = trace.module
     program = Program(teacher, (), trace.specs)
-    flow = Flow(teacher.graph, trace.specs, trace.seen[0].carriers, trace.seen[0].hidden_reads)
+    flow = Flow(teacher.graph, trace.specs, trace.seen.carriers, trace.seen.hidden_reads)
     facts = RegionFacts(program, flow)
     paths = ModulePaths(program, options)
-    closer = Closer(teacher, flow, trace.seen)
+    closer = Closer(teacher, flow, trace.seen, trace.see_more)
     chosen: list[Region] = []
     left_out: list[LeftOut] = []
     for region in find_regions(flow, facts, options.granularity):
@@ -112,11 +116,11 @@ def _is_one(region: Region, flow: Flow, facts: RegionFacts, granularity: str) ->
         return len(facts.layers(region)) <= 1
     if facts.depth(region) > MAX_DEPTH or facts.passes_its_input_on(region):
         return False
-    inner = (flow.regions.get(name) for name in region.nodes[:-1])
+    inside = [flow.regions[name] for name in region.nodes[:-1] if name in flow.regions]
+    if facts.shares_weights(region) and any(facts.layers(part) for part in inside):
+        return False  # what is shared stays; the rest can be replaced
     # A residual block inside: what holds it is a stage, not a block.
-    return not any(
-        part is not None and facts.is_sum(part) and facts.depth(part) > 1 for part in inner
-    )
+    return not any(facts.is_sum(part) and facts.depth(part) > 1 for part in inside)
 
 
 def _with_private_sources(program: Program, region: Region, flow: Flow) -> Region:
@@ -199,12 +203,12 @@ def _assemble(
     graph.eliminate_dead_code()
     graph.lint()
     trace.module.recompile()
-    alive = {node.name for node in graph.nodes}
+    alive = {node.name: place for place, node in enumerate(graph.nodes)}
     specs = {name: spec for name, spec in closer.specs.items() if name in alive}
-    program = Program(trace.module, (), specs)
+    program = Program(trace.module, (), specs, notes=trace.notes + _size_note(closer))
     slots: list[Slot] = []
     for region in regions:
-        nodes = tuple(name for name in region.nodes if name in alive)
+        nodes = tuple(sorted(set(region.nodes) & alive.keys(), key=alive.__getitem__))
         leak = _leak(program, nodes)
         if leak is None:
             name = _name(program, nodes, {slot.attribute for slot in slots})
@@ -218,6 +222,15 @@ def _assemble(
     program = _without_shared_weights(program.with_slots(tuple(slots), tuple(parts)))
     rest = _beside_the_regions(program)
     return program.with_slots(program.slots, program.left_out + rest)
+
+
+def _size_note(closer: Closer) -> tuple[str, ...]:
+    if not closer.fixed_sizes:
+        return ()
+    return (
+        "slots take the sizes of feature maps from the example: the student works for inputs of "
+        "its size only, in any batch size",
+    )
 
 
 def _leak(program: Program, nodes: tuple[str, ...]) -> str | None:
@@ -252,7 +265,7 @@ def _name(program: Program, nodes: Sequence[str], taken: set[str]) -> str:
 
 def _common_path(program: Program, nodes: Sequence[str]) -> str:
     paths = [
-        str(node.target).split(".")
+        _module_path(node).split(".")
         for node in map(program.nodes.__getitem__, nodes)
         if any(value.dim() > 1 for value in node_parameters(program.teacher, node))
     ]
@@ -266,6 +279,12 @@ def _common_path(program: Program, nodes: Sequence[str]) -> str:
     if len(paths) == 1 and len(common) > 1 and common[-1].isdigit():
         common.pop()  # a lone convolution inside a Sequential: the Sequential is the better name
     return ".".join(common or paths[0])
+
+
+def _module_path(node: fx.Node) -> str:
+    """The module that is called, or that holds the weight which is read."""
+    path = str(node.target)
+    return path.rpartition(".")[0] or path if node.op == "get_attr" else path
 
 
 def _without_shared_weights(program: Program) -> Program:

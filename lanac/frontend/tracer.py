@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lanac.frontend.fakes import call_leaf, fake_mode
+
 _LAYERS = (
     nn.modules.conv._ConvNd,
     nn.Linear,
@@ -19,6 +21,18 @@ _LAYERS = (
     nn.GroupNorm,
     nn.Embedding,
 )
+
+
+_FACTORIES = (
+    torch.arange,
+    torch.empty,
+    torch.eye,
+    torch.full,
+    torch.linspace,
+    torch.ones,
+    torch.zeros,
+)
+"""They take sizes, no tensors, so that torch.fx does not see them by itself."""
 
 
 class Undecidable(Exception):
@@ -40,6 +54,7 @@ class ShapeTracer(fx.Tracer):
         inputs: example inputs, batch first.
         names: the arguments of `forward` that the inputs are for, where given by keyword.
         opaque: paths of modules that are not traced.
+        mode: from `fake_mode`; one for all that is run with the same weights saves time.
     """
 
     def __init__(
@@ -47,10 +62,12 @@ class ShapeTracer(fx.Tracer):
         inputs: Sequence[Tensor],
         names: Sequence[str] = (),
         opaque: frozenset[str] = frozenset(),
+        mode: FakeTensorMode | None = None,
     ) -> None:
-        super().__init__(param_shapes_constant=True)
+        super().__init__(autowrap_functions=_FACTORIES, param_shapes_constant=True)
+        self._autowrap_search.append(torch)
         self._inputs, self._names, self._opaque = tuple(inputs), tuple(names), opaque
-        self._example = _Example(self)
+        self._example = _Example(self, mode or fake_mode())
         self.decisions: list[fx.Node] = []
         """Nodes whose value was decided by the example."""
 
@@ -73,6 +90,7 @@ class ShapeTracer(fx.Tracer):
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: object = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """A placeholder per example input; further arguments keep their defaults."""
+        self._buffers = {id(value): name for name, value in self.root.named_buffers()}
         names = self._names or _positional_names(root_fn, len(self._inputs))
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in names]
         self._example.start([proxy.node for proxy in proxies], self._inputs)
@@ -98,9 +116,17 @@ class ShapeTracer(fx.Tracer):
         return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        if self._example.is_running:
+        if self._example.is_running or not isinstance(attr_val, Tensor):
             return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if isinstance(attr_val, nn.Parameter):
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        # A buffer becomes a node: what is made of it and of sizes must not be baked.
+        name = self._buffers.get(id(attr_val))
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     def decide(self, proxy: fx.Proxy, kind: Callable[[Any], Any], what: str) -> Any:
         """`kind` of the value that Python needs; Undecidable where the shapes do not tell."""
@@ -165,33 +191,32 @@ class _Decided(_Decides, fx.Proxy):
 
 
 class _Attribute(_Decides, fx.proxy.Attribute):
-    def __getattr__(self, k: str) -> _Attribute:
+    def __getattr__(self, k: str) -> Any:
+        if (self.attr, k) == ("device", "type"):
+            return self._decide(lambda device: device.type, "the kind of device")  # for autocast
         return _Attribute(self, k)
 
 
 class _Example:
     """Values of nodes on fake tensors, for the example's batch size and for another one."""
 
-    def __init__(self, tracer: ShapeTracer) -> None:
-        self._tracer = tracer
+    def __init__(self, tracer: ShapeTracer, mode: FakeTensorMode) -> None:
+        self._tracer, self._mode = tracer, mode
         self.is_running = False
-        self._modes: list[FakeTensorMode] = []
         self._values: list[dict[fx.Node, Any]] = []
 
     def start(self, nodes: Sequence[fx.Node], inputs: Sequence[Tensor]) -> None:
         for batch in (inputs, other_batch(inputs)):
             if batch is not None:
-                mode = FakeTensorMode(allow_non_fake_inputs=True)
-                self._modes.append(mode)
-                fake = [mode.from_tensor(value) for value in batch]
+                fake = [self._mode.from_tensor(value) for value in batch]
                 self._values.append(dict(zip(nodes, fake, strict=True)))
 
     def value(self, node: fx.Node, kind: Callable[[Any], Any], what: str) -> Any:
         found = []
-        for mode, values in zip(self._modes, self._values, strict=True):
+        for values in self._values:
             self.is_running = True
             try:
-                with mode, torch.no_grad():
+                with self._mode, torch.no_grad():
                     found.append(kind(self._evaluate(node, values)))
             except Exception as error:
                 if found:
@@ -225,7 +250,7 @@ class _Example:
             path, _, name = str(node.target).rpartition(".")
             return getattr(root.get_submodule(path), name)
         if node.op == "call_module":
-            return root.get_submodule(str(node.target))(*arguments, **keywords)
+            return call_leaf(root.get_submodule(str(node.target)), arguments, keywords)
         if node.op == "call_method":
             return getattr(arguments[0], str(node.target))(*arguments[1:], **keywords)
         assert callable(node.target)  # the only kind left: call_function
@@ -233,11 +258,14 @@ class _Example:
 
 
 def other_batch(inputs: Sequence[Tensor]) -> list[Tensor] | None:
-    """The inputs with one sample more; None where they do not share a batch dimension."""
+    """The inputs in another batch size: the first sample, or where there is one only, it twice.
+
+    None where they do not share a batch dimension.
+    """
     sizes = {value.shape[0] if value.dim() else 0 for value in inputs}
     if len(sizes) != 1 or 0 in sizes:
         return None
-    return [torch.cat([value, value[:1]]) for value in inputs]
+    return [value[:1].clone() if len(value) > 1 else torch.cat([value, value]) for value in inputs]
 
 
 def _reason(error: Exception) -> str:

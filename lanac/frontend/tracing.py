@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lanac
 from lanac.errors import TraceError
@@ -25,9 +26,13 @@ from lanac.frontend.cleanup import (
     show_writes,
     switch_calls,
 )
+from lanac.frontend.exporting import export_graph
+from lanac.frontend.fakes import fake_mode
 from lanac.frontend.observing import Observation, observe
 from lanac.frontend.tracer import ShapeTracer, asks_for_training, other_batch
 from lanac.ir import TensorSpec
+
+FX, FX_WITH_OPAQUE, EXPORT = "torch.fx", "torch.fx with modules kept whole", "torch.export"
 
 
 @dataclass(frozen=True)
@@ -36,49 +41,72 @@ class Trace:
 
     Attributes:
         module: its graph; shares the weights of the model.
-        seen: what flows through it with the example inputs, and with another batch size.
+        inputs: the example inputs.
+        seen: what flows through it with them.
+        expected: what the model computes for the example inputs.
+        expected_more: and for the other batch size; None where it takes no other.
+        how: which stage of tracing succeeded, such as `torch.fx`.
         notes: what a user should know about how it was traced, a sentence each.
     """
 
     module: fx.GraphModule
-    seen: tuple[Observation, ...]
+    inputs: tuple[Tensor, ...]
+    seen: Observation
+    expected: Any
+    expected_more: Any = None
+    how: str = FX
     notes: tuple[str, ...] = ()
 
     @property
     def specs(self) -> dict[str, TensorSpec]:
         """Spec of every tensor by node name."""
-        return self.seen[0].specs
+        return self.seen.specs
+
+    def see_more(self) -> Observation | None:
+        """What flows through it with another batch size; None where it takes no other."""
+        more = other_batch(self.inputs)
+        known = more is not None and self.expected_more is not None
+        return observe(self.module, more) if known and more is not None else None
 
 
-def trace(model: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, ...] = ()) -> Trace:
+def trace(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    names: tuple[str, ...] = (),
+    check: bool = True,
+) -> Trace:
     """Traces the model in eval mode.
 
     Args:
         model: the trained teacher; it is put into eval mode and not changed otherwise.
         inputs: example inputs; further arguments of `forward` keep their defaults.
         names: the arguments of `forward` that the inputs are for, where they are given by keyword.
-
-    Returns:
-        The graph module (it shares the model's weights) and the spec of every tensor by node name.
+        check: whether the graph is compared with the model; else the caller does it.
 
     Raises:
         TraceError: the model fails on the inputs, cannot be traced, or the graph computes
             something else than the model.
     """
-    model = admit(model)
-    model.eval()
+    model = admit(model).eval()
     expected = run_model(model, inputs, names=names)
-    module, notes = _symbolic_trace(model, inputs, names)
+    mode = fake_mode()
+    module, how, notes = _to_graph(model, inputs, names, mode)
     module.graph.lint()
     module.recompile()
-    seen = [observe(module, inputs)]
-    # Run as a module: the interpreter gives torch.fx's own kinds of list and dict.
-    _check_equal(expected, run_model(module, inputs))
-    notes += _check_other_batch(model, module, inputs, names)
+    seen, expected_more = observe(module, inputs, mode), None
     more = other_batch(inputs)
     if more is not None:
-        seen.append(observe(module, more))
-    return Trace(module, tuple(seen), tuple(notes))
+        try:
+            expected_more = run_model(model, tuple(more), names=names)
+        except TraceError:
+            notes.append(f"the network takes batches of {inputs[0].shape[0]} only")
+    traced = Trace(module, inputs, seen, expected, expected_more, how, tuple(notes))
+    if check:
+        # Run as a module: the interpreter gives torch.fx's own kinds of list and dict.
+        check_equal(expected, run_model(module, inputs), traced)
+        if more is not None and expected_more is not None:
+            check_equal(expected_more, run_model(module, tuple(more)), traced, "another batch size")
+    return traced
 
 
 def run_model(
@@ -106,36 +134,53 @@ def run_model(
         ) from error
 
 
-def _symbolic_trace(
-    model: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, ...]
-) -> tuple[fx.GraphModule, list[str]]:
+def _to_graph(
+    model: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, ...], mode: FakeTensorMode
+) -> tuple[fx.GraphModule, str, list[str]]:
+    """Graph module, the stage that gave it, and notes."""
     notes: list[str] = []
     opaque: frozenset[str] = frozenset()
     while True:
-        tracer = ShapeTracer(inputs, names, opaque)
+        tracer = ShapeTracer(inputs, names, opaque, mode)
         try:
-            module = _graph_module(model, tracer)
+            module = _symbolic_trace(model, tracer)
             break
         except Exception as error:
             offender = _offender(model, tracer)
             reason = f"{_first_line(error)}, in {_place(error)}"
             if offender is None:
-                raise TraceError(
-                    f"{type(model).__name__} cannot be traced: {reason}. Move this out of "
-                    "forward(), or into a module of its own, which lanac then keeps as it is."
-                ) from error
+                return _exported(model, inputs, names, reason)
             kind = type(model.get_submodule(offender))
-            alike = {name for name, part in model.named_modules() if type(part) is kind}
-            opaque |= alike | {offender}
-            notes.append(
-                f"{offender} ({kind.__name__}) and modules of its class are kept as they are: "
-                f"{reason}"
-            )
-    notes += _restore_switches(model, module, tracer, ShapeTracer(inputs, names, opaque))
-    return module, notes
+            opaque |= {name for name, part in model.named_modules() if type(part) is kind}
+            notes.append(f"modules of class {kind.__name__} ({offender}) are kept whole: {reason}")
+    notes += _restore_switches(model, module, ShapeTracer(inputs, names, opaque, mode))
+    return module, FX_WITH_OPAQUE if opaque else FX, notes
 
 
-def _graph_module(model: nn.Module, tracer: ShapeTracer) -> fx.GraphModule:
+def _exported(
+    model: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, ...], reason: str
+) -> tuple[fx.GraphModule, str, list[str]]:
+    """The last stage; `reason`: why torch.fx failed on the model's own forward."""
+    try:
+        module = export_graph(model, inputs, names)
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} cannot be traced: {reason}. Move this out of "
+            "forward(), or into a module of its own, which lanac then keeps as it is."
+        ) from error
+    show_writes(module, module.graph)
+    module.graph.eliminate_dead_code(lambda node: _has_effect(module, node))
+    return (
+        module,
+        EXPORT,
+        [
+            f"traced by torch.export, because torch.fx cannot: {reason}. "
+            "Batch norm and dropout stay as they are in evaluation"
+        ],
+    )
+
+
+def _symbolic_trace(model: nn.Module, tracer: ShapeTracer) -> fx.GraphModule:
     before = set(vars(model))
     try:
         graph = tracer.trace(model)
@@ -162,16 +207,14 @@ def _offender(model: nn.Module, tracer: ShapeTracer) -> str | None:
     return None
 
 
-def _restore_switches(
-    model: nn.Module, module: fx.GraphModule, tracer: ShapeTracer, again: ShapeTracer
-) -> list[str]:
+def _restore_switches(model: nn.Module, module: fx.GraphModule, tracer: ShapeTracer) -> list[str]:
     """Lets dropout and the like switch again; notes where that is not possible."""
     notes = []
     if _asks_for_training(model, tracer):
         state = {name: value.clone() for name, value in model.named_buffers()}
         model.train()
         try:
-            in_training = _graph_module(model, again).graph
+            in_training = _symbolic_trace(model, tracer).graph
         except Exception as error:
             notes.append(f"traced in evaluation only; in training: {_first_line(error)}")
         else:
@@ -206,30 +249,14 @@ def _asks_for_training(model: nn.Module, tracer: ShapeTracer) -> bool:
     )
 
 
-def _check_other_batch(
-    model: nn.Module, module: fx.GraphModule, inputs: tuple[Tensor, ...], names: tuple[str, ...]
-) -> list[str]:
-    """Compares model and graph for one sample more; notes what they say."""
-    more = other_batch(inputs)
-    if more is None:
-        return []
-    try:
-        expected = run_model(model, tuple(more), names=names)
-    except TraceError:
-        return [f"the network takes batches of {inputs[0].shape[0]} only"]
-    _check_equal(expected, run_model(module, tuple(more)), "with another batch size")
-    return []
-
-
-def _check_equal(expected: Any, actual: Any, where: str = "on its example input") -> None:
+def check_equal(expected: Any, actual: Any, traced: Trace, what: str = "its example input") -> None:
+    """Raises TraceError where a graph's outputs for `what` are not the model's."""
     leaves, structure = torch.utils._pytree.tree_flatten(_plain(expected))
-    traced, traced_structure = torch.utils._pytree.tree_flatten(_plain(actual))
-    same = len(leaves) == len(traced) and all(
-        _same(a, b) for a, b in zip(leaves, traced, strict=True)
-    )
-    if not same or structure != traced_structure:
+    others, other_structure = torch.utils._pytree.tree_flatten(_plain(actual))
+    same = _same if traced.how != EXPORT else _close
+    if structure != other_structure or not all(map(same, leaves, others)):
         raise TraceError(
-            f"the traced graph does not compute what the model computes {where}. "
+            f"the traced graph does not compute what the model computes on {what}. "
             "Random numbers or state in forward() are the usual reason."
         )
 
@@ -238,6 +265,14 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return torch.equal(a, b) or torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
     return bool(operator.eq(a, b))
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Export takes operators apart, which may round differently."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and a.is_floating_point():
+        scale = float(a.abs().max()) if a.numel() else 0.0
+        return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5 * scale)
+    return _same(a, b)
 
 
 def _plain(value: Any) -> Any:

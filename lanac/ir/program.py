@@ -69,13 +69,14 @@ class Program:
         slots: its slots, in graph order.
         specs: spec of every node whose value is a tensor.
         left_out: what is in no slot, with reasons.
-        input_names: names of the graph's inputs.
+        notes: what a user should know about how the program came about, a sentence each.
     """
 
     teacher: fx.GraphModule
     slots: tuple[Slot, ...]
     specs: Mapping[str, TensorSpec]
     left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def nodes(self) -> dict[str, fx.Node]:

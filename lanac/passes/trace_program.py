@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from lanac.compilation import Compilation
-from lanac.frontend.partition import SlotOptions, partition
-from lanac.frontend.tracing import trace
-from lanac.ir import verify_program
+from lanac.frontend.build import build_program
+from lanac.frontend.partition import SlotOptions
 from lanac.workspace import key_of
 
 
@@ -31,10 +30,10 @@ class TraceProgram:
     provides = ("program",)
 
     def run(self, compilation: Compilation) -> Compilation:
-        traced = trace(self.teacher, compilation.example, self.names)
-        graph_module = traced.module
-        program = partition(traced, self.options)
-        verify_program(program, compilation.example)
+        program = build_program(self.teacher, compilation.example, self.names, self.options)
+        graph_module = program.teacher
+        for note in program.notes:
+            compilation.instruments.say(note)
         for part in program.left_out:
             compilation.instruments.say(f"in no slot: {part.nodes[-1]} ({part.reason})")
         fingerprint = key_of(str(graph_module.graph), dict(graph_module.state_dict()))
