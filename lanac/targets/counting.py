@@ -38,11 +38,26 @@ def peak_activation_bytes(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     graphs = [part.graph for part in module.modules() if isinstance(part, fx.GraphModule)]
     targets = {node.target for graph in graphs for node in graph.nodes}
     classes = tuple(target for target in targets if isinstance(target, type))
-    tracer = fx.Tracer(autowrap_functions=classes)
-    meter = _MemoryMeter(fx.GraphModule(module, tracer.trace(module)))
+    graph = _Inliner(autowrap_functions=classes).trace(module)
+    meter = _MemoryMeter(fx.GraphModule(module, graph))
     with torch.no_grad():
         meter.run(*inputs)
     return meter.peak
+
+
+class _Inliner(fx.Tracer):
+    """Traces through all that can be traced; what a graph keeps as it is stays one step."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if super().is_leaf_module(m, module_qualified_name):
+            return True
+        if isinstance(m, fx.GraphModule):
+            return False
+        try:
+            fx.Tracer().trace(m)
+        except Exception:  # its own code decides by values or shapes, and may raise anything
+            return True
+        return False
 
 
 class _MemoryMeter(fx.Interpreter):

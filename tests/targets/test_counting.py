@@ -99,3 +99,17 @@ def test_outputs_of_a_class_stay_alive_to_the_end() -> None:
     # 16 with 144, then 144 with 32
     assert peak_activation_bytes(module, inputs) == 4 * 176
     assert count_flops(module, inputs) == 2 * 16 * (9 + 18)
+
+
+def test_what_cannot_be_traced_is_one_step() -> None:
+    class Padding(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x, x]) if x.shape[2] % 2 else x * 2 * 2
+
+    graph = fx.Graph()
+    graph.output(graph.call_module("padding", (graph.placeholder("x"),)))
+    inner = fx.GraphModule({"padding": Padding()}, graph)
+    module = nn.Sequential(nn.Conv2d(1, 1, 1), inner)
+    # 9 with 18 inside; the tensors of x * 2 * 2 are the module's own affair
+    assert peak_activation_bytes(module, (torch.zeros(1, 1, 3, 3),)) == 4 * 27
+    assert peak_activation_bytes(module, (torch.zeros(1, 1, 4, 4),)) == 4 * 32
