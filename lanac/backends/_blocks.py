@@ -20,6 +20,7 @@ from lanac.backends._leaves import (
     torch_base,
     torch_leaf,
 )
+from lanac.backends._structures import structures_of
 from lanac.errors import BackendError
 
 
@@ -31,11 +32,13 @@ class Block:
         title: the class name it would like to have.
         parts: its attributes in order.
         forward: lines of its forward method.
+        structures: NamedTuples and dataclasses that the forward method makes.
     """
 
     title: str
     parts: Mapping[str, Leaf | Block]
     forward: tuple[str, ...]
+    structures: tuple[type, ...] = ()
 
     def state(self, prefix: str = "") -> dict[str, Tensor]:
         """Parameters and buffers by the name they have in the emitted module."""
@@ -91,7 +94,8 @@ def _describe_graph(
         head, *body = write_forward(in_training, attributes, where)
         indented = (f"    {line}" for line in body)
         forward = (head, "    if self.training:", *indented, *forward[1:])
-    return Block(title, parts, forward)
+    structures = dict.fromkeys(cls for g in graphs for cls in structures_of(g).values())
+    return Block(title, parts, forward, tuple(structures))
 
 
 def _describe(root: nn.Module, target: str, path: str) -> list[tuple[str, Part]]:

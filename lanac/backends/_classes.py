@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lanac.backends._blocks import Block
 from lanac.backends._leaves import HELPERS, REQUIRED, Argument, Leaf, source
+from lanac.backends._structures import write_structures
 
 # More constructor arguments than this hide what a block is; two classes then read better.
 MAX_ARGUMENTS = 8
@@ -35,7 +36,9 @@ def write_classes(student: Block, ties: Sequence[tuple[str, str]]) -> str:
     parts = [part for block in blocks for part in block.parts.values()]
     helpers = {part.callee for part in parts if isinstance(part, Leaf)}
     texts = [text for name, text in HELPERS.items() if name in helpers]
-    names = {"Student", *HELPERS}
+    structures = write_structures(cls for block in blocks for cls in block.structures)
+    texts += structures.values()
+    names = {"Student", *HELPERS, *structures}
     made: dict[Block, _Call] = {}
     heights: dict[Block, int] = {}
     for block in blocks:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from lanac.backends._leaves import source
+from lanac.backends._structures import field_defaults, is_structure, structures_of
 from lanac.errors import BackendError
 
 # Values that are used once flow through these; values that live longer get names of their own.
@@ -62,9 +63,9 @@ _NO_DEFAULT = object()
 
 
 def _defaults(target: object) -> dict[str, object]:
-    """Defaults of a Python function: fx writes arguments out that nobody gave."""
+    """Defaults of a Python function or dataclass: fx writes arguments out that nobody gave."""
     if not inspect.isfunction(target):
-        return {}
+        return field_defaults(target)
     parameters = inspect.signature(target).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
@@ -99,7 +100,7 @@ class _ForwardWriter:
             for value in node.all_input_nodes:
                 self.last_use[value] = node
         self.live: dict[str, fx.Node] = {}
-        self.taken: set[str] = set()
+        self.taken: set[str] = set(structures_of(graph))
 
     def write(self) -> tuple[str, ...]:
         lines: list[str] = []
@@ -223,7 +224,7 @@ class _ForwardWriter:
     def _function(self, target: Callable[..., object], node: fx.Node) -> str:
         if isinstance(target, torch._ops.OpOverload) and target.namespace in ("aten", "prims"):
             return f"torch.ops.{target}"
-        if target in _BUILTINS:
+        if target in _BUILTINS or is_structure(target):
             return target.__name__
         spaces: tuple[tuple[ModuleType | type, str], ...] = (
             (F, "F"),
@@ -255,6 +256,8 @@ class _ForwardWriter:
             return self.names[value]
         if isinstance(value, tuple):
             items = [self._text(item, node) for item in value]
+            if is_structure(type(value)):
+                return f"{type(value).__name__}({', '.join(items)})"
             return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
         if isinstance(value, list):
             return f"[{', '.join(self._text(item, node) for item in value)}]"
