@@ -13,15 +13,16 @@ from lanac.version import __version__
 
 if TYPE_CHECKING:
     from lanac.compilation import Compilation
-    from lanac.compiler import Result, Settings, begin, choose_plan, compile, preparation
+    from lanac.compiler import Result, begin, choose_plan, compile, preparation
     from lanac.instruments import Instruments
     from lanac.passes import run_passes
+    from lanac.settings import Settings
 
 _HOMES = {
     "Compilation": "lanac.compilation",
     "Instruments": "lanac.instruments",
     "Result": "lanac.compiler",
-    "Settings": "lanac.compiler",
+    "Settings": "lanac.settings",
     "begin": "lanac.compiler",
     "choose_plan": "lanac.compiler",
     "compile": "lanac.compiler",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 
 from torch import nn
 
 from lanac.compilation import Compilation
+from lanac.errors import ProgramError
 from lanac.frontend.partition import SlotOptions, partition
 from lanac.frontend.tracing import trace
 from lanac.ir import verify_program
@@ -31,12 +34,30 @@ class TraceProgram:
     provides = ("program",)
 
     def run(self, compilation: Compilation) -> Compilation:
+        check_patterns(self.teacher, self.options)
         traced = trace(self.teacher, compilation.example, self.names)
         graph_module = traced.module
         program = partition(traced, self.options)
         verify_program(program, compilation.example)
+        for note in traced.notes:
+            compilation.instruments.say(note)
         for part in program.left_out:
             compilation.instruments.say(f"in no slot: {part.nodes[-1]} ({part.reason})")
         fingerprint = key_of(str(graph_module.graph), dict(graph_module.state_dict()))
         fingerprints = {**compilation.fingerprints, "teacher": fingerprint}
-        return replace(compilation, program=program, fingerprints=fingerprints)
+        return replace(compilation, program=program, notes=traced.notes, fingerprints=fingerprints)
+
+
+def check_patterns(model: nn.Module, options: SlotOptions) -> None:
+    """Raises ProgramError for a pattern that no module path of the model matches."""
+    paths = [path for path, _ in model.named_modules() if path]
+    for option, patterns in (("only", options.only), ("skip", options.skip)):
+        for pattern in patterns:
+            if any(fnmatchcase(path, pattern) for path in paths):
+                continue
+            near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.5) or paths[:3]
+            known = f", such as {', '.join(near)}" if near else "; it has none"
+            raise ProgramError(
+                f"--{option} {pattern!r} matches no module of {type(model).__name__}; expected a "
+                f"glob pattern of module paths{known} (lanac inspect MODEL shows the slots)"
+            )
