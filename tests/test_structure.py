@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 OPEN_TO_ALL = {"errors", "registry", "version"}
 BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "training", "backends"}
 ALLOWED: dict[str, set[str]] = {
-    "__init__": {"compilation", "compiler", "instruments", "passes", "settings"},
+    "__init__": {"compilation", "compiler", "inspection", "instruments", "passes", "settings"},
     "__main__": {"cli"},
     "errors": set(),
     "version": set(),
@@ -39,8 +39,10 @@ ALLOWED: dict[str, set[str]] = {
     "passes": BELOW_PASSES | {"compilation", "instruments", "workspace"},
     "compiler": BELOW_PASSES
     | {"compilation", "instruments", "workspace", "passes", "report", "settings"},
-    "report": {"compilation", "compiler", "instruments", "ir", "targets", "workspace"},
-    "cli": {"compilation", "compiler", "instruments", "ir", "frontend", "report"}
+    "inspection": BELOW_PASSES | {"compilation", "compiler", "instruments", "workspace", "passes"},
+    "report": {"compilation", "compiler", "inspection", "instruments", "ir", "targets"}
+    | {"workspace"},
+    "cli": {"compilation", "compiler", "inspection", "instruments", "ir", "frontend", "report"}
     | {"targets", "ops", "backends", "workspace", "settings"},
 }
 """What a part of lanac may import beside itself and what is open to all."""

@@ -55,7 +55,8 @@ def check_patterns(model: nn.Module, options: SlotOptions) -> None:
         for pattern in patterns:
             if any(fnmatchcase(path, pattern) for path in paths):
                 continue
-            near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.5) or paths[:3]
+            top = [path for path in paths if "." not in path]
+            near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.5) or top[:5]
             known = f", such as {', '.join(near)}" if near else "; it has none"
             raise ProgramError(
                 f"--{option} {pattern!r} matches no module of {type(model).__name__}; expected a "
