@@ -55,9 +55,10 @@ def check_patterns(model: nn.Module, options: SlotOptions) -> None:
         for pattern in patterns:
             if any(fnmatchcase(path, pattern) for path in paths):
                 continue
-            top = [path for path in paths if "." not in path]
-            near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.5) or top[:5]
-            known = f", such as {', '.join(near)}" if near else "; it has none"
+            near = set(difflib.get_close_matches(pattern, paths, n=3, cutoff=0.5))
+            shown = [path for path in paths if path in near]
+            shown = shown or [path for path in paths if "." not in path][:5]
+            known = f", such as {', '.join(shown)}" if shown else "; it has none"
             raise ProgramError(
                 f"--{option} {pattern!r} matches no module of {type(model).__name__}; expected a "
                 f"glob pattern of module paths{known} (lanac inspect MODEL shows the slots)"
