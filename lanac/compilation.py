@@ -110,7 +110,6 @@ class Compilation:
         device: where training runs.
         seed: everything random follows from it.
         fingerprints: hashes of teacher ("teacher") and training data ("data").
-        notes: what a user should know about how the teacher was traced, a sentence each.
         program ... outputs: the artifacts, in the order in which passes add them.
     """
 
@@ -125,7 +124,6 @@ class Compilation:
     seed: int = 0
     instruments: Instruments = field(default_factory=Instruments)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
     program: Program | None = None
     pool: Pool | None = None
     costs: CostTable | None = None

@@ -12,14 +12,7 @@ from torch import Tensor, nn
 
 from lanac.backends.base import BACKENDS
 from lanac.compilation import Compilation
-from lanac.errors import (
-    BackendError,
-    DataError,
-    InfeasibleBudgetError,
-    ProgramError,
-    WorkspaceError,
-    unknown_name,
-)
+from lanac.errors import BackendError, DataError, InfeasibleBudgetError, WorkspaceError
 from lanac.frontend.partition import SlotOptions
 from lanac.frontend.tracing import run_model
 from lanac.instruments import Instruments
@@ -52,7 +45,6 @@ from lanac.training.finetune import FinetuneOptions
 from lanac.training.task import Task
 from lanac.workspace import Workspace, disk_errors, write_atomically
 
-GRANULARITIES = ("block", "layer")
 _TIGHTENINGS = 6
 """How often a plan set that was too slow in reality is selected anew."""
 
@@ -183,7 +175,7 @@ def begin(
     The arguments are those of `compile`; the result is what `run_passes` goes on from.
     """
     budgets = parse_budgets(budget)
-    options = slot_options(granularity, only, skip)
+    options = SlotOptions(granularity, tuple(only), tuple(skip))
     parsed_target, training_device = parse_target(target), pick_device(device)
     task = build_task(train_data, val_data, loss, metric, held_out, seed)
     example = example_tensors(task, example_inputs)
@@ -282,13 +274,6 @@ def parse_outputs(emit: str | Sequence[str]) -> tuple[str, ...]:
         if reason is not None:
             raise BackendError(f"output {name!r} cannot be written here: {reason}")
     return tuple(dict.fromkeys(names))
-
-
-def slot_options(granularity: str, only: Sequence[str], skip: Sequence[str]) -> SlotOptions:
-    """What becomes a slot; raises ProgramError for an unknown granularity."""
-    if granularity not in GRANULARITIES:
-        raise ProgramError(unknown_name("granularity", granularity, GRANULARITIES))
-    return SlotOptions(granularity, tuple(only), tuple(skip))
 
 
 def build_task(

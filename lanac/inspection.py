@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from lanac.compilation import Compilation
-from lanac.compiler import example_tensors, slot_options
+from lanac.compiler import example_tensors
 from lanac.errors import BackendError, DataError
+from lanac.frontend.partition import SlotOptions
 from lanac.instruments import Instruments
 from lanac.ir import Program
 from lanac.ops.pool import parse_pool
@@ -42,14 +43,12 @@ class Inspection:
         program: traced, cut into slots, verified.
         costs: of every slot's own op; latency is there where it was measured.
         target: what latency was measured on.
-        notes: what a user should know about how it was traced, a sentence each.
     """
 
     name: str
     program: Program
     costs: CostTable
     target: Target
-    notes: tuple[str, ...] = ()
 
 
 def inspect(  # like compile: the name that users expect
@@ -90,7 +89,8 @@ def inspect(  # like compile: the name that users expect
     Raises:
         LanacError: anything that is the user's to mend; the message says how.
     """
-    options, parsed_target = slot_options(granularity, only, skip), parse_target(target)
+    options = SlotOptions(granularity, tuple(only), tuple(skip))
+    parsed_target = parse_target(target)
     if example_inputs is None and train_data is None:
         raise DataError("give example_inputs, such as torch.zeros(2, 3, 224, 224), or train_data")
     # Nothing is learnt: where the user gives inputs, no data are needed but some for the record.
@@ -111,9 +111,7 @@ def inspect(  # like compile: the name that users expect
         )
         traced = run_passes(start, [TraceProgram(model, options=options)])
         costs = _costs(traced)
-    return Inspection(
-        name or type(model).__name__, traced.need("program"), costs, parsed_target, traced.notes
-    )
+    return Inspection(name or type(model).__name__, traced.need("program"), costs, parsed_target)
 
 
 def _costs(traced: Compilation) -> CostTable:

@@ -51,7 +51,7 @@ WALLED_IN = {
     "pyscipopt": {"solver/scip.py"},
     "onnxruntime": {"backends/onnxruntime.py"},
     "sqlite3": {"workspace.py"},
-    "networkx": {"frontend/partition.py"},
+    "networkx": {"frontend/regions.py"},
     "onnx_graphsurgeon": {"backends/onnx.py"},
     "polygraphy": {"backends/onnx.py", "backends/onnxruntime.py"},
     "timm": {"frontend/zoo_timm.py"},

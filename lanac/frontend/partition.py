@@ -1,37 +1,27 @@
 """Partition: the teacher's graph is cut into slots, by data flow alone.
 
-Nodes through which all data flows (dominators of the output over tensor edges) cut the graph into
-a chain of segments with one entry and one exit. Segments are merged by what they compute, never by
-class names; what remains and holds weights is a slot.
+The outermost regions of the graph are the segments between its cuts. A region that long skips hold
+together is looked into; neighbours that belong together are joined; what remains and holds weights
+is a slot, once its border is closed.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
-import networkx as nx
-from torch import Tensor, nn
+from torch import fx
 
 from lanac.errors import ProgramError
+from lanac.frontend.closing import Closer
+from lanac.frontend.merging import MAX_DEPTH, RegionFacts, merge_affine, merge_regions
+from lanac.frontend.regions import Flow, Region
 from lanac.frontend.tracing import Trace
-from lanac.ir import LeftOut, Program, Slot, TensorSpec, node_parameters, shared_weights
+from lanac.ir import LeftOut, Program, Slot, node_parameters, shared_weights
 
-_ENTRY, _EXIT = "<entry>", "<exit>"
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Nodes between two cuts.
-
-    Attributes:
-        entry: name of the node that feeds the segment.
-        nodes: names of its nodes in graph order; the last is its exit.
-    """
-
-    entry: str
-    nodes: tuple[str, ...]
+BLOCK, LAYER = "block", "layer"
 
 
 @dataclass(frozen=True)
@@ -45,232 +35,118 @@ class SlotOptions:
         skip: glob patterns of module paths that stay as they are.
     """
 
-    granularity: str = "block"
+    granularity: str = BLOCK
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.granularity not in (BLOCK, LAYER):
+            raise ProgramError(
+                f"granularity {self.granularity!r} is unknown; expected {BLOCK} or {LAYER}"
+            )
 
-def partition(trace: Trace, options: SlotOptions = SlotOptions()) -> Program:
+
+BLOCKS = SlotOptions()
+"""The default: residual blocks, everywhere."""
+
+
+def partition(trace: Trace, options: SlotOptions = BLOCKS) -> Program:
     """Cuts the traced teacher into slots.
 
     Args:
-        trace: the traced teacher.
+        trace: the traced teacher. Its graph is changed where the border of a slot has to be closed;
+            what it computes is not.
         options: what becomes a slot.
 
     Returns:
         The program; what is in no slot stands in `left_out` with its reason.
 
     Raises:
-        ProgramError: nothing in the network can become a slot.
+        ProgramError: nothing in the network can become a slot, or a pattern fits no module.
     """
     teacher = trace.module
     program = Program(teacher, (), trace.specs)
-    facts = SegmentFacts(program)
-    slots: list[Slot] = []
+    flow = Flow(teacher.graph, trace.specs, trace.seen.carriers, trace.seen.hidden_reads)
+    facts = RegionFacts(program, flow)
+    paths = ModulePaths(program, options)
+    closer = Closer(teacher, flow, trace.seen, trace.see_more)
+    chosen: list[Region] = []
     left_out: list[LeftOut] = []
-    for segment in merge_segments(cut_segments(program), facts):
-        reason = _why_not_a_slot(program, segment, facts)
+    for region in find_regions(flow, facts, options.granularity):
+        region = _with_private_sources(program, region, flow)
+        reason = _why_not_a_slot(facts, region) or paths.why_not(facts.layers(region))
         if reason is None:
-            slots.append(_slot(program, segment, facts, {slot.name for slot in slots}))
+            region, reason = closer.close(region)
+        if reason is None:
+            chosen.append(region)
         else:
-            left_out.append(LeftOut(segment.nodes, reason))
-    left_out += _beside_the_chain(program, slots, left_out)
-    program = _without_shared_weights(program.with_slots(tuple(slots), tuple(left_out)))
+            left_out.append(LeftOut(region.nodes, reason))
+    for region in chosen:
+        closer.free_readers(region)
+    program = _assemble(trace, closer, chosen, left_out)
     if not program.slots:
         reasons = "; ".join(sorted({part.reason for part in program.left_out})) or "no layers"
         raise ProgramError(
             f"nothing in {type(teacher).__name__} can become a slot ({reasons}). lanac needs "
-            "layers with weights that all data flows through."
+            "layers with weights, with one tensor in and one tensor out."
         )
     return program
 
 
-def cut_segments(program: Program) -> list[Segment]:
-    """The chain of segments between the dominators of the output.
-
-    Only tensor edges count: edges that carry shapes would hold the whole network together.
-    """
-    graph = _tensor_graph(program)
-    dominators = nx.immediate_dominators(graph, _ENTRY)
-    cuts = [_EXIT]
-    while cuts[-1] != _ENTRY:
-        cuts.append(dominators[cuts[-1]])
-    cuts.reverse()
-    order = {name: place for place, name in enumerate(program.nodes)}
-    segments = []
-    for entry, exit_ in itertools.pairwise(cuts):
-        if entry == _ENTRY or exit_ == _EXIT:
-            continue  # several inputs meet, or several outputs part: no single tensor enters
-        inside = nx.descendants(graph, entry) & (nx.ancestors(graph, exit_) | {exit_})
-        inside |= _private_sources(program, inside, fed=set(graph))
-        segments.append(Segment(entry, tuple(sorted(inside, key=order.__getitem__))))
-    return segments
+def find_regions(flow: Flow, facts: RegionFacts, granularity: str = BLOCK) -> list[Region]:
+    """The regions that slots are made of, joined where they belong together, in graph order."""
+    found: list[Region] = []
+    open_: list[Region | None] = [None]
+    while open_:
+        whole: list[Region] = []
+        for region in flow.outermost(open_.pop()):
+            if _is_one(region, flow, facts, granularity):
+                whole.append(region)
+            else:
+                open_.append(region)
+        for chain in flow.chains(whole):
+            merge = merge_regions if granularity == BLOCK else merge_affine
+            found += merge(chain, facts)
+    return sorted(found, key=lambda region: flow.place[region.exit])
 
 
-def _tensor_graph(program: Program) -> nx.DiGraph[str]:
-    graph: nx.DiGraph[str] = nx.DiGraph()
-    for node in program.teacher.graph.nodes:
-        if node.op == "placeholder":
-            graph.add_edge(_ENTRY, node.name)
-        for source in node.all_input_nodes:
-            if source.name in program.specs:
-                graph.add_edge(source.name, _EXIT if node.op == "output" else node.name)
-    reachable = nx.descendants(graph, _ENTRY) | {_ENTRY}
-    return graph.subgraph(reachable & (nx.ancestors(graph, _EXIT) | {_EXIT})).copy()
+def _is_one(region: Region, flow: Flow, facts: RegionFacts, granularity: str) -> bool:
+    """Whether a region is one slot; else the regions inside it are."""
+    if granularity == LAYER:
+        return len(facts.layers(region)) <= 1
+    if facts.depth(region) > MAX_DEPTH or facts.passes_its_input_on(region):
+        return False
+    inside = [flow.regions[name] for name in region.nodes[:-1] if name in flow.regions]
+    if facts.shares_weights(region) and any(facts.layers(part) for part in inside):
+        return False  # what is shared stays; the rest can be replaced
+    # A residual block inside: what holds it is a stage, not a block.
+    return not any(facts.is_sum(part) and facts.depth(part) > 1 for part in inside)
 
 
-def _private_sources(program: Program, inside: set[str], fed: set[str]) -> set[str]:
-    """Weights, constants and shapes that only these nodes use; `fed`: tensors made of the input."""
-    found: set[str] = set()
-    stack = [source for name in inside for source in program.nodes[name].all_input_nodes]
+def _with_private_sources(program: Program, region: Region, flow: Flow) -> Region:
+    """The region with the weights, constants and sizes that only its nodes use."""
+    known = set(region.nodes)
+    private: set[str] = set()
+    stack = [source for name in region.nodes for source in program.nodes[name].all_input_nodes]
     while stack:
         node = stack.pop()
-        known = inside | found
-        if node.name in known or node.name in fed:
+        if node.name in known | private or node.name in flow or node.op == "placeholder":
             continue
-        if all(user.name in known for user in node.users):
-            found.add(node.name)
+        if all(user.name in known | private for user in node.users):
+            private.add(node.name)
             stack.extend(node.all_input_nodes)
-    return found
+    # What is made of a tensor elsewhere, if only of its size, is none of the region's.
+    for name in sorted(private, key=flow.place.__getitem__):
+        sources = {source.name for source in program.nodes[name].all_input_nodes}
+        if sources <= known | {region.entry}:
+            known.add(name)
+    return Region(region.entry, tuple(sorted(known, key=flow.place.__getitem__)))
 
 
-class SegmentFacts:
-    """What the merge rules ask of a segment; all of it from the graph."""
-
-    def __init__(self, program: Program) -> None:
-        self._program = program
-
-    def weights(self, segment: Segment) -> list[Tensor]:
-        teacher, nodes = self._program.teacher, self._program.nodes
-        return [value for name in segment.nodes for value in node_parameters(teacher, nodes[name])]
-
-    def is_affine(self, segment: Segment) -> bool:
-        """No weight couples channels: norms, scales, activations, pools."""
-        return all(value.dim() <= 1 for value in self.weights(segment))
-
-    def spec_in(self, segment: Segment) -> TensorSpec:
-        return self._program.specs[segment.entry]
-
-    def spec_out(self, segment: Segment) -> TensorSpec:
-        return self._program.specs[segment.nodes[-1]]
-
-    def removes_space(self, segment: Segment) -> bool:
-        """Global pooling, flattening: what follows belongs to a head, not to a feature map."""
-        before, after = self.spec_in(segment), self.spec_out(segment)
-        if before.rank != after.rank:
-            return True
-        return set(after.spatial) == {1} and set(before.spatial) != {1}
-
-    def is_gate(self, segment: Segment) -> bool:
-        """Ends in a product with its own input: a squeeze-excite gate."""
-        last = self._program.nodes[segment.nodes[-1]]
-        is_product = getattr(last.target, "__name__", last.target) in ("mul", "mul_")
-        return is_product and any(node.name == segment.entry for node in last.all_input_nodes)
-
-    def convolutions(self, segment: Segment) -> list[nn.Conv2d]:
-        modules = [
-            self._program.teacher.get_submodule(str(node.target))
-            for node in map(self._program.nodes.__getitem__, segment.nodes)
-            if node.op == "call_module"
-        ]
-        return [module for module in modules if isinstance(module, nn.Conv2d)]
-
-    def skips(self, segment: Segment) -> int:
-        """How many nodes combine two tensors: sums of a residual block, products of a gate."""
-        nodes = [self._program.nodes[name] for name in segment.nodes]
-        tensors = [
-            [source for source in node.all_input_nodes if source.name in self._program.specs]
-            for node in nodes
-        ]
-        return sum(len(sources) > 1 for sources in tensors)
-
-    def is_linear(self, segment: Segment) -> bool:
-        """Ends in a convolution or a norm: no activation behind the last layer."""
-        last = self._program.nodes[segment.nodes[-1]]
-        return bool(node_parameters(self._program.teacher, last))
-
-
-def merge_segments(segments: list[Segment], facts: SegmentFacts) -> list[Segment]:
-    """Joins segments that belong together: norms and activations with their layer, a pooling head
-    with its classifier, the three layers of an inverted residual without a skip."""
-    merged: list[Segment] = []
-    head: Segment | None = None
-    for segment in segments:
-        if head is not None:
-            segment, head = _join(head, segment), None
-        if facts.removes_space(segment) and facts.is_affine(segment):
-            head = segment
-        elif merged and (facts.is_affine(segment) or facts.is_gate(segment)):
-            merged[-1] = _join(merged[-1], segment)
-        elif not merged and facts.is_affine(segment):
-            head = segment
-        else:
-            merged.append(segment)
-    if head is not None:
-        merged.append(head)
-    return _merge_inverted_residuals(merged, facts)
-
-
-def _join(first: Segment, second: Segment) -> Segment:
-    return Segment(first.entry, first.nodes + second.nodes)
-
-
-def _merge_inverted_residuals(segments: list[Segment], facts: SegmentFacts) -> list[Segment]:
-    """[expanding][depthwise][linear 1x1], [depthwise][linear 1x1], [expanding kxk][linear 1x1]."""
-    result: list[Segment] = []
-    for segment in segments:
-        result.append(segment)
-        if not _is_single(segment, facts) or not _is_linear_1x1(segment, facts):
-            continue
-        before = [item for item in result[-3:-1] if _is_single(item, facts)]
-        if not before or before[-1] is not result[-2]:
-            continue
-        if _is_depthwise(before[-1], facts):
-            result[-2:] = [_join(before[-1], segment)]
-            if len(before) == 2 and _expands(before[0], facts) and _is_pointwise(before[0], facts):
-                result[-2:] = [_join(before[0], result[-1])]
-        elif _expands(before[-1], facts) and not _is_pointwise(before[-1], facts):
-            result[-2:] = [_join(before[-1], segment)]
-    return result
-
-
-def _is_single(segment: Segment, facts: SegmentFacts) -> bool:
-    """One layer, perhaps with a squeeze-excite gate behind it (two small layers, one product)."""
-    count = len(facts.convolutions(segment))
-    return (count, facts.skips(segment)) in {(1, 0), (3, 1)}
-
-
-def _is_pointwise(segment: Segment, facts: SegmentFacts) -> bool:
-    main = facts.convolutions(segment)[0]
-    return main.kernel_size == (1, 1) and main.groups == 1
-
-
-def _is_linear_1x1(segment: Segment, facts: SegmentFacts) -> bool:
-    return _is_pointwise(segment, facts) and facts.is_linear(segment)
-
-
-def _is_depthwise(segment: Segment, facts: SegmentFacts) -> bool:
-    main = facts.convolutions(segment)[0]
-    return main.groups == main.in_channels > 1
-
-
-def _expands(segment: Segment, facts: SegmentFacts) -> bool:
-    main = facts.convolutions(segment)[0]
-    return main.groups == 1 and main.out_channels > main.in_channels
-
-
-def _why_not_a_slot(program: Program, segment: Segment, facts: SegmentFacts) -> str | None:
-    if not facts.weights(segment):
+def _why_not_a_slot(facts: RegionFacts, region: Region) -> str | None:
+    if not facts.weights(region):
         return "no weights"
-    inside = set(segment.nodes)
-    for name in segment.nodes:
-        for source in program.nodes[name].all_input_nodes:
-            if source.name not in inside and source.name != segment.entry:
-                return f"{name} also reads {source.name} from outside"
-        leaks = [user.name for user in program.nodes[name].users if user.name not in inside]
-        if leaks and name != segment.nodes[-1]:
-            return f"{leaks[0]} outside also reads {name}"
-    before, after = facts.spec_in(segment), facts.spec_out(segment)
+    before, after = facts.spec_in(region), facts.spec_out(region)
     if not (before.dtype.is_floating_point and after.dtype.is_floating_point):
         return "not floating point"
     if before.shape[:1] != after.shape[:1]:
@@ -278,39 +154,129 @@ def _why_not_a_slot(program: Program, segment: Segment, facts: SegmentFacts) -> 
     return None
 
 
-def _beside_the_chain(
-    program: Program, slots: list[Slot], left_out: list[LeftOut]
-) -> list[LeftOut]:
-    """The nodes that compute something and are in no segment."""
-    known = {name for slot in slots for name in slot.nodes}
-    known |= {name for part in left_out for name in part.nodes}
-    rest = tuple(
+class ModulePaths:
+    """The user's patterns of module paths.
+
+    Raises:
+        ProgramError: a pattern fits no module.
+    """
+
+    def __init__(self, program: Program, options: SlotOptions) -> None:
+        self._program, self._options = program, options
+        paths = {path for node in program.nodes.values() for path in self._above(node)}
+        for option, patterns in (("only", options.only), ("skip", options.skip)):
+            for pattern in patterns:
+                if not any(fnmatchcase(path, pattern) for path in paths):
+                    top = sorted({path.split(".")[0] for path in paths})
+                    raise ProgramError(
+                        f"--{option} {pattern!r} fits no module of {type(program.teacher).__name__}"
+                        f"; at the top it has {', '.join(top)} (lanac inspect shows the slots)"
+                    )
+
+    def why_not(self, layers: Sequence[str]) -> str | None:
+        """The pattern that keeps these layers out of a slot, None where none does."""
+        for name in layers:
+            node = self._program.nodes[name]
+            for pattern in self._options.skip:
+                if self._fits(node, pattern):
+                    return f"skipped by --skip {pattern}"
+            if self._options.only and not any(self._fits(node, p) for p in self._options.only):
+                return "not named by --only"
+        return None
+
+    def _fits(self, node: fx.Node, pattern: str) -> bool:
+        return any(fnmatchcase(path, pattern) for path in self._above(node))
+
+    @staticmethod
+    def _above(node: fx.Node) -> list[str]:
+        """The module of a node and the modules that hold it, by path."""
+        if node.op not in ("call_module", "get_attr"):
+            return []
+        parts = str(node.target).split(".")
+        return [".".join(parts[: count + 1]) for count in range(len(parts))]
+
+
+def _assemble(
+    trace: Trace, closer: Closer, regions: Sequence[Region], left_out: list[LeftOut]
+) -> Program:
+    graph = trace.module.graph
+    graph.eliminate_dead_code()
+    graph.lint()
+    trace.module.recompile()
+    alive = {node.name: place for place, node in enumerate(graph.nodes)}
+    specs = {name: spec for name, spec in closer.specs.items() if name in alive}
+    program = Program(trace.module, (), specs, notes=trace.notes + _size_note(closer))
+    slots: list[Slot] = []
+    for region in regions:
+        nodes = tuple(sorted(set(region.nodes) & alive.keys(), key=alive.__getitem__))
+        leak = _leak(program, nodes)
+        if leak is None:
+            name = _name(program, nodes, {slot.attribute for slot in slots})
+            slots.append(Slot(name, nodes, region.entry, specs[region.entry], specs[nodes[-1]]))
+        else:
+            left_out.append(LeftOut(nodes, leak))
+    parts = [
+        LeftOut(tuple(name for name in part.nodes if name in alive), part.reason)
+        for part in left_out
+    ]
+    program = _without_shared_weights(program.with_slots(tuple(slots), tuple(parts)))
+    rest = _beside_the_regions(program, trace.seen.carriers)
+    return program.with_slots(program.slots, program.left_out + rest)
+
+
+def _size_note(closer: Closer) -> tuple[str, ...]:
+    if not closer.fixed_sizes:
+        return ()
+    return (
+        "slots take the sizes of feature maps from the example: the student works for inputs of "
+        "its size only, in any batch size",
+    )
+
+
+def _leak(program: Program, nodes: tuple[str, ...]) -> str | None:
+    inside = set(nodes)
+    for name in nodes[:-1]:
+        for user in program.nodes[name].users:
+            if user.name not in inside:
+                return f"{user.name} outside also reads {name}"
+    return None
+
+
+def _beside_the_regions(program: Program, carriers: Collection[str]) -> tuple[LeftOut, ...]:
+    """The nodes that compute something and are in no region."""
+    known = {name for slot in program.slots for name in slot.nodes}
+    known |= {name for part in program.left_out for name in part.nodes}
+    rest = [
         node.name
         for node in program.nodes.values()
         if node.op not in ("placeholder", "output") and node.name not in known
+    ]
+    tensors = tuple(name for name in rest if name in carriers)
+    sizes = tuple(name for name in rest if name not in carriers)
+    found = (
+        LeftOut(tensors, "no region with one tensor in and one tensor out"),
+        LeftOut(sizes, "sizes, no tensors"),
     )
-    return [LeftOut(rest, "not all data flows through here")] if rest else []
+    return tuple(part for part in found if part.nodes)
 
 
-def _slot(program: Program, segment: Segment, facts: SegmentFacts, taken: set[str]) -> Slot:
-    name = _name(program, segment)
-    unique, count = name, 2
-    while re.sub(r"\W", "_", unique) in {re.sub(r"\W", "_", other) for other in taken}:
-        unique, count = f"{name}_{count}", count + 1
-    return Slot(
-        unique, segment.nodes, segment.entry, facts.spec_in(segment), facts.spec_out(segment)
-    )
-
-
-def _name(program: Program, segment: Segment) -> str:
+def _name(program: Program, nodes: Sequence[str], taken: set[str]) -> str:
     """The common module path of the nodes that couple channels, else the first one's path."""
+    name = _common_path(program, nodes)
+    unique, count = name, 2
+    while re.sub(r"\W", "_", unique) in taken:
+        unique, count = f"{name}_{count}", count + 1
+    return unique
+
+
+def _common_path(program: Program, nodes: Sequence[str]) -> str:
     paths = [
-        str(node.target).split(".")
-        for node in map(program.nodes.__getitem__, segment.nodes)
+        _module_path(node).split(".")
+        for node in map(program.nodes.__getitem__, nodes)
         if any(value.dim() > 1 for value in node_parameters(program.teacher, node))
     ]
     if not paths:
-        return segment.nodes[-1]
+        return nodes[-1]
     common = []
     for parts in zip(*paths, strict=False):
         if len(set(parts)) > 1:
@@ -319,6 +285,12 @@ def _name(program: Program, segment: Segment) -> str:
     if len(paths) == 1 and len(common) > 1 and common[-1].isdigit():
         common.pop()  # a lone convolution inside a Sequential: the Sequential is the better name
     return ".".join(common or paths[0])
+
+
+def _module_path(node: fx.Node) -> str:
+    """The module that is called, or that holds the weight which is read."""
+    path = str(node.target)
+    return path.rpartition(".")[0] or path if node.op == "get_attr" else path
 
 
 def _without_shared_weights(program: Program) -> Program:

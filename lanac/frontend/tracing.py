@@ -1,19 +1,38 @@
-"""Tracing: a trained module becomes a torch.fx graph with a spec for every tensor."""
+"""Tracing: a trained module becomes a torch.fx graph with a spec for every tensor.
+
+In stages: torch.fx; torch.fx with the modules that resist as opaque leaves; torch.export where the
+network's own forward resists. What comes out is compared with the model, for two batch sizes.
+"""
 
 from __future__ import annotations
 
-import inspect
 import operator
-from collections.abc import Callable
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import lanac
 from lanac.errors import TraceError
-from lanac.ir import TensorSpec, record_specs
+from lanac.frontend.admission import admit
+from lanac.frontend.cleanup import (
+    dropout_to_modules,
+    is_in_place,
+    remove_asserts,
+    show_writes,
+    switch_calls,
+)
+from lanac.frontend.exporting import export_graph
+from lanac.frontend.fakes import fake_mode
+from lanac.frontend.observing import Observation, observe
+from lanac.frontend.tracer import ShapeTracer, asks_for_training, larger_batch, other_batch
+from lanac.ir import TensorSpec
+
+FX, FX_WITH_OPAQUE, EXPORT = "torch.fx", "torch.fx with modules kept whole", "torch.export"
 
 
 @dataclass(frozen=True)
@@ -22,54 +41,71 @@ class Trace:
 
     Attributes:
         module: its graph; shares the weights of the model.
-        specs: spec of every tensor by node name.
+        inputs: the example inputs.
+        seen: what flows through it with them.
+        expected: what the model computes for the example inputs.
+        expected_more: and for the other batch size; None where it takes no other.
+        how: which stage of tracing succeeded, such as `torch.fx`.
         notes: what a user should know about how it was traced, a sentence each.
     """
 
     module: fx.GraphModule
-    specs: dict[str, TensorSpec]
+    inputs: tuple[Tensor, ...]
+    seen: Observation
+    expected: Any
+    expected_more: Any = None
+    how: str = FX
     notes: tuple[str, ...] = ()
 
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        """Spec of every tensor by node name."""
+        return self.seen.specs
 
-class KeepSwitchesTracer(fx.Tracer):
-    """Keeps modules that behave differently in training as leaves.
-
-    Plain tracing would run their `if self.training` once and bake the answer into the graph, so
-    that batch norm and drop path never switch again (FACTS of the project: timm's BatchNormAct2d).
-    """
-
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        if super().is_leaf_module(module, qualified_name):
-            return True
-        children_have_weights = any(
-            next(child.parameters(), None) is not None for child in module.children()
-        )
-        if children_have_weights:
-            return False
-        code = getattr(type(module).forward, "__code__", None)
-        return code is not None and "training" in code.co_names
+    def see_more(self) -> Observation | None:
+        """What flows through it with another batch size; None where it takes no other."""
+        more = larger_batch(self.inputs) if self.expected_more is not None else None
+        return None if more is None else observe(self.module, more)
 
 
-def trace(model: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, ...] = ()) -> Trace:
+def trace(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    names: tuple[str, ...] = (),
+    check: bool = True,
+) -> Trace:
     """Traces the model in eval mode.
 
     Args:
         model: the trained teacher; it is put into eval mode and not changed otherwise.
         inputs: example inputs; further arguments of `forward` keep their defaults.
         names: the arguments of `forward` that the inputs are for, where they are given by keyword.
+        check: whether the graph is compared with the model; else the caller does it.
 
     Raises:
         TraceError: the model fails on the inputs, cannot be traced, or the graph computes
             something else than the model.
     """
-    model.eval()
-    expected = run_model(model, inputs)
-    graph_module = _symbolic_trace(model, inputs)
-    _clean_up(graph_module)
-    specs, _ = record_specs(graph_module, inputs)
-    # Run as a module: the interpreter gives torch.fx's own kinds of list and dict.
-    _check_equal(expected, run_model(graph_module, inputs))
-    return Trace(graph_module, specs)
+    model = admit(model).eval()
+    expected = run_model(model, inputs, names=names)
+    mode = fake_mode()
+    module, how, notes = _to_graph(model, inputs, names, mode)
+    module.graph.lint()
+    module.recompile()
+    seen, expected_more = observe(module, inputs, mode), None
+    more = other_batch(inputs)
+    if more is not None:
+        try:
+            expected_more = run_model(model, tuple(more), names=names)
+        except TraceError:
+            notes.append(f"the network takes batches of {inputs[0].shape[0]} only")
+    traced = Trace(module, inputs, seen, expected, expected_more, how, tuple(notes))
+    if check:
+        # Run as a module: the interpreter gives torch.fx's own kinds of list and dict.
+        check_equal(expected, run_model(module, inputs), traced)
+        if more is not None and expected_more is not None:
+            check_equal(expected_more, run_model(module, tuple(more)), traced, "another batch size")
+    return traced
 
 
 def run_model(
@@ -77,14 +113,17 @@ def run_model(
     inputs: tuple[Tensor, ...],
     what: str = "its example input",
     source: str = "train_data() (or example_inputs())",
+    names: tuple[str, ...] = (),
 ) -> Any:
     """The model's outputs, without gradients; TraceError where it fails.
 
-    `what` the inputs are and their `source` are for the message.
+    `what` the inputs are and their `source` are for the message; `names` are the arguments that
+    they are for, where given by keyword.
     """
+    copies = [value.clone() for value in inputs]  # the model may write into them
     try:
         with torch.no_grad():
-            return model(*inputs)
+            return model(**dict(zip(names, copies, strict=True))) if names else model(*copies)
     except Exception as error:
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
         raise TraceError(
@@ -94,84 +133,168 @@ def run_model(
         ) from error
 
 
-def _symbolic_trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
-    concrete = _defaults_beyond(model.forward, len(inputs))
+def _to_graph(
+    model: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, ...], mode: FakeTensorMode
+) -> tuple[fx.GraphModule, str, list[str]]:
+    """Graph module, the stage that gave it, and notes."""
+    notes: list[str] = []
+    opaque: frozenset[str] = frozenset()
+    while True:
+        tracer = ShapeTracer(inputs, names, opaque, mode)
+        try:
+            module = _symbolic_trace(model, tracer)
+            break
+        except Exception as error:
+            offender = _offender(model, tracer)
+            reason = f"{_first_line(error)}, in {_place(error)}"
+            if offender is None:
+                return _exported(model, inputs, names, reason)
+            kind = type(model.get_submodule(offender))
+            opaque |= {name for name, part in model.named_modules() if type(part) is kind}
+            notes.append(f"modules of class {kind.__name__} ({offender}) are kept whole: {reason}")
+    notes += _restore_switches(model, module, ShapeTracer(inputs, names, opaque, mode))
+    return module, FX_WITH_OPAQUE if opaque else FX, notes
+
+
+def _exported(
+    model: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, ...], reason: str
+) -> tuple[fx.GraphModule, str, list[str]]:
+    """The last stage; `reason`: why torch.fx failed on the model's own forward."""
     try:
-        graph = KeepSwitchesTracer().trace(model, concrete_args=concrete or None)
+        module = export_graph(model, inputs, names)
     except Exception as error:
         raise TraceError(
-            f"{type(model).__name__} cannot be traced by torch.fx: "
-            f"{type(error).__name__}: {_first_line(error)}. Control flow that depends on values "
-            "or shapes is the usual reason: move it out of forward()."
+            f"{type(model).__name__} cannot be traced: {reason}. Move this out of "
+            "forward(), or into a module of its own, which lanac then keeps as it is."
         ) from error
-    _restore_outputs(graph)
-    module = fx.GraphModule(model, graph, class_name=type(model).__name__)
-    module.eval()
+    show_writes(module, module.graph)
+    module.graph.eliminate_dead_code(lambda node: _has_effect(module, node))
+    return (
+        module,
+        EXPORT,
+        [
+            f"traced by torch.export, because torch.fx cannot: {reason}. "
+            "Batch norm and dropout stay as they are in evaluation"
+        ],
+    )
+
+
+def _symbolic_trace(model: nn.Module, tracer: ShapeTracer) -> fx.GraphModule:
+    before = set(vars(model))
+    try:
+        graph = tracer.trace(model)
+        module = fx.GraphModule(model, graph, class_name=type(model).__name__)
+    finally:
+        for name in set(vars(model)) - before:
+            delattr(model, name)  # torch.fx stores the constants that it meets in the model
+    module.train(model.training)
+    remove_asserts(graph)
+    show_writes(module, graph)
+    graph.eliminate_dead_code(lambda node: _has_effect(module, node))
     return module
 
 
-def _restore_outputs(graph: fx.Graph) -> None:
-    """Concrete arguments that are containers leave a pytree signature and flat outputs behind."""
-    info = getattr(graph._codegen, "pytree_info", None)
-    if info is not None and info.out_spec is not None:
-        output = next(reversed(graph.nodes))
-        output.args = (torch.utils._pytree.tree_unflatten(output.args[0], info.out_spec),)
-    graph.set_codegen(fx.graph.CodeGen())
+def _has_effect(module: nn.Module, node: fx.Node) -> bool:
+    return node.op in ("placeholder", "output") or is_in_place(module, node)
 
 
-def _defaults_beyond(forward: Callable[..., Any], given: int) -> dict[str, Any]:
-    """Arguments of `forward` that the example inputs do not fill, with their defaults."""
-    parameters = list(inspect.signature(forward).parameters.values())[given:]
-    return {
-        parameter.name: parameter.default
-        for parameter in parameters
-        if parameter.default is not inspect.Parameter.empty
+def _offender(model: nn.Module, tracer: ShapeTracer) -> str | None:
+    """The innermost module whose code was running and that is no leaf yet; None for the model."""
+    for path, _ in reversed(tracer.module_stack.values()):
+        if path and not tracer.is_leaf_module(model.get_submodule(path), path):
+            return path
+    return None
+
+
+def _restore_switches(model: nn.Module, module: fx.GraphModule, tracer: ShapeTracer) -> list[str]:
+    """Lets dropout and the like switch again; notes where that is not possible."""
+    notes = []
+    if _asks_for_training(model, tracer):
+        state = {name: value.clone() for name, value in model.named_buffers()}
+        model.train()
+        try:
+            in_training = _symbolic_trace(model, tracer).graph
+        except Exception as error:
+            notes.append(f"traced in evaluation only; in training: {_first_line(error)}")
+        else:
+            baked = switch_calls(module, in_training)
+            notes += [
+                f"{path or type(model).__name__} differs in training; the student keeps to what it "
+                "does in evaluation"
+                for path in baked
+            ]
+        finally:
+            model.eval()
+            for name, value in model.named_buffers():
+                if not torch.equal(value, state[name]):
+                    value.copy_(state[name])
+    dropout_to_modules(module)
+    return notes
+
+
+def _asks_for_training(model: nn.Module, tracer: ShapeTracer) -> bool:
+    """Whether code that was traced through reads the training flag."""
+    kinds = {
+        type(part)
+        for path, part in model.named_modules()
+        if not path or not tracer.is_leaf_module(part, path)
     }
-
-
-def _clean_up(module: fx.GraphModule) -> None:
-    """Removes asserts and unused inputs; makes functional dropout a module that can switch."""
-    graph = module.graph
-    for node in list(graph.nodes):
-        if node.op == "call_function" and node.target in (torch._assert, _assert_is_none):
-            graph.erase_node(node)
-        elif node.op == "call_function" and node.target in (F.dropout, F.dropout2d):
-            _dropout_to_module(module, node)
-    graph.eliminate_dead_code()
-    for node in list(graph.nodes):
-        if node.op == "placeholder" and node.args and not node.users:
-            graph.erase_node(node)  # an argument that kept its default
-    graph.lint()
-    module.recompile()
-
-
-_assert_is_none = fx._symbolic_trace._assert_is_none
-
-
-def _dropout_to_module(module: fx.GraphModule, node: fx.Node) -> None:
-    probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-    kind = nn.Dropout if node.target is F.dropout else nn.Dropout2d
-    name = f"{node.name}_module"
-    module.add_submodule(name, kind(float(probability)).eval())  # type: ignore[arg-type]
-    with module.graph.inserting_before(node):
-        replacement = module.graph.call_module(name, (node.all_input_nodes[0],))
-    node.replace_all_uses_with(replacement)
-    module.graph.erase_node(node)
-
-
-def _check_equal(expected: Any, actual: Any) -> None:
-    leaves, structure = torch.utils._pytree.tree_flatten(expected)
-    traced, traced_structure = torch.utils._pytree.tree_flatten(actual)
-    same = len(leaves) == len(traced) and all(
-        torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else operator.eq(a, b)
-        for a, b in zip(leaves, traced, strict=True)
+    return any(
+        asks_for_training(function)
+        for kind in kinds
+        for cls in kind.__mro__
+        if not cls.__module__.startswith("torch.")
+        for function in vars(cls).values()
+        if callable(function) and hasattr(function, "__code__")
     )
-    if not same or structure != traced_structure:
+
+
+def check_equal(expected: Any, actual: Any, traced: Trace, what: str = "its example input") -> None:
+    """Raises TraceError where a graph's outputs for `what` are not the model's."""
+    leaves, structure = torch.utils._pytree.tree_flatten(_plain(expected))
+    others, other_structure = torch.utils._pytree.tree_flatten(_plain(actual))
+    same = _same if traced.how != EXPORT else _close
+    if structure != other_structure or not all(map(same, leaves, others)):
         raise TraceError(
-            "the traced graph does not compute what the model computes on its example input. "
+            f"the traced graph does not compute what the model computes on {what}. "
             "Random numbers or state in forward() are the usual reason."
         )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b) or torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+    return bool(operator.eq(a, b))
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Export takes operators apart, which may round differently."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and a.is_floating_point():
+        scale = float(a.abs().max()) if a.numel() else 0.0
+        return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5 * scale)
+    return _same(a, b)
+
+
+def _plain(value: Any) -> Any:
+    """Dictionaries of any kind as plain ones: an OrderedDict is traced to a dict."""
+    if isinstance(value, dict) and type(value).__name__ in ("OrderedDict", "dict"):
+        return {name: _plain(item) for name, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_plain(item) for item in value)
+    return value
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the innermost frame that is neither torch's nor lanac's."""
+    own = [str(Path(torch.__file__).parent), str(Path(lanac.__file__).parent)]
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(tuple(own))]
+    if not theirs:
+        return "an unknown place"
+    frame = theirs[-1]
+    line = f": {frame.line}" if frame.line else ""
+    return f"{frame.filename}, line {frame.lineno}{line}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -69,13 +69,14 @@ class Program:
         slots: its slots, in graph order.
         specs: spec of every node whose value is a tensor.
         left_out: what is in no slot, with reasons.
-        input_names: names of the graph's inputs.
+        notes: what a user should know about how the program came about, a sentence each.
     """
 
     teacher: fx.GraphModule
     slots: tuple[Slot, ...]
     specs: Mapping[str, TensorSpec]
     left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def nodes(self) -> dict[str, fx.Node]:
@@ -186,8 +187,15 @@ class Program:
             f"  ({len(slot.nodes)} nodes: {slot.nodes[0]} .. {slot.output})"
             for index, slot in enumerate(self.slots)
         ]
-        lines += [f"left out: {', '.join(part.nodes)}: {part.reason}" for part in self.left_out]
+        lines += [f"left out: {_few(part.nodes)}: {part.reason}" for part in self.left_out]
         return "\n".join(lines)
+
+
+def _few(names: tuple[str, ...]) -> str:
+    """All of a few names, the first ones of many."""
+    if len(names) <= 6:
+        return ", ".join(names)
+    return f"{', '.join(names[:4])} and {len(names) - 4} more"
 
 
 def _beside(target: str, attributes: set[str]) -> str:

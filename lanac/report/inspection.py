@@ -43,7 +43,7 @@ def show_inspection(console: Console, inspection: Inspection, svg: Path | None =
     console.print(_slot_table(inspection, figures))
     for part in inspection.program.left_out:
         console.print(f"left out: {escape(left_out_text(part))}", highlight=False)
-    for note in inspection.notes:
+    for note in inspection.program.notes:
         console.print(f"note: {escape(note)}", highlight=False)
     for line in explanations(inspection, figures):
         console.print(f"[dim]{escape(line)}[/]", highlight=False)
@@ -154,7 +154,7 @@ def record(inspection: Inspection, svg: Path | None = None) -> str:
         "left_out": [
             {"nodes": list(part.nodes), "reason": part.reason} for part in program.left_out
         ],
-        "notes": list(inspection.notes),
+        "notes": list(program.notes),
         "svg": str(svg) if svg is not None else None,
     }
     return json.dumps(value, indent=2, allow_nan=False)

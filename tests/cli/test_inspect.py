@@ -227,14 +227,11 @@ class TestInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (("--only", "blocs.*"), "--only 'blocs.*' matches no module of TinyNet; expected a "
-             "glob pattern of module paths, such as blocks.2, blocks.3, blocks.4 "
-             "(lanac inspect MODEL shows the slots)"),
-            (("--skip", "stem,head"), "--skip 'head' matches no module of TinyNet; expected a glob "
-             "pattern of module paths, such as stem, blocks, classifier "
-             "(lanac inspect MODEL shows the slots)"),
-            (("--granularity", "layers"), "unknown granularity 'layers'. Did you mean 'layer'? "
-             "Known: block, layer."),
+            (("--only", "blocs.*"), "--only 'blocs.*' fits no module of TinyNet; at the top it "
+             "has blocks, classifier, stem (lanac inspect shows the slots)"),
+            (("--skip", "stem,head"), "--skip 'head' fits no module of TinyNet; at the top it has "
+             "blocks, classifier, stem (lanac inspect shows the slots)"),
+            (("--granularity", "layers"), "granularity 'layers' is unknown; expected block or layer"),
             (("--target", "gpu"), "target 'gpu': unknown device 'gpu'. Did you mean 'cpu'? "
              "Known: cpu."),
             (("--input-size", "1,12,12"), "--input-size '1,12,12' is malformed; expected the "

@@ -60,10 +60,10 @@ def test_what_becomes_a_slot_reaches_the_partition(lanac, tiny, monkeypatch, com
     class Reached(Exception):
         pass
 
-    def partition(_, options):
+    def build_program(_model, _inputs, _names, options):
         raise Reached(options)
 
-    monkeypatch.setattr(trace_program, "partition", partition)
+    monkeypatch.setattr(trace_program, "build_program", build_program)
     with pytest.raises(Reached) as caught:
         lanac(
             *command, tiny, "--granularity", "layer", "--only", "blocks.*,stem", "--only",
@@ -77,10 +77,9 @@ def test_what_becomes_a_slot_reaches_the_partition(lanac, tiny, monkeypatch, com
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--skip", "head"), "--skip 'head' matches no module of TinyNet; expected a glob pattern "
-         "of module paths, such as stem, blocks, classifier (lanac inspect MODEL shows the slots)"),
-        (("--granularity", "blok"), "unknown granularity 'blok'. Did you mean 'block'? Known: "
-         "block, layer."),
+        (("--skip", "head"), "--skip 'head' fits no module of TinyNet; at the top it has blocks, "
+         "classifier, stem (lanac inspect shows the slots)"),
+        (("--granularity", "blok"), "granularity 'blok' is unknown; expected block or layer"),
     ],
 )  # fmt: skip
 def test_bad_choice_of_slots(lanac, tiny, options, message):

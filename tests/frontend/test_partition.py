@@ -194,9 +194,9 @@ def test_several_inputs_are_carried_through_and_listed() -> None:
             return self.head(self.body(self.left(x) + self.right(y)))
 
     program = cut(Two(), torch.randn(2, 3, 4, 4), torch.randn(2, 2, 4, 4))
-    assert names(program) == ["body", "head.classifier"]
+    assert names(program) == ["left", "right", "body", "head.classifier"]
     assert program.left_out == (
-        LeftOut(("left", "right", "add"), "not all data flows through here"),
+        LeftOut(("add",), "no region with one tensor in and one tensor out"),
     )
 
 
@@ -214,8 +214,8 @@ def test_nested_outputs_are_carried_through_and_listed() -> None:
     x = torch.randn(2, 3, 4, 4)
     model = Detector()
     program = cut(model, x)
-    assert names(program) == ["body"]
-    assert program.left_out == (LeftOut(("boxes", "classes"), "not all data flows through here"),)
+    assert names(program) == ["body", "boxes", "classes"]
+    assert program.left_out == ()
     student = program.rewrite({"body": nn.Conv2d(3, 4, 1)})
     outputs = student(x)
     assert outputs.keys() == {"boxes", "classes"}
@@ -242,7 +242,7 @@ def test_nothing_to_replace_says_why() -> None:
         cut(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), torch.randn(2, 3, 4, 4))
     assert str(caught.value) == (
         "nothing in Sequential can become a slot (no weights). "
-        "lanac needs layers with weights that all data flows through."
+        "lanac needs layers with weights, with one tensor in and one tensor out."
     )
 
 

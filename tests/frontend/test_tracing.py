@@ -149,10 +149,11 @@ def test_control_flow_that_depends_on_values() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x if x.sum() > 0 else -x
 
+    line = Branching.forward.__code__.co_firstlineno + 1
     assert message_of(Branching(), X) == (
-        "Branching cannot be traced by torch.fx: TraceError: symbolically traced variables cannot "
-        "be used as inputs to control flow. Control flow that depends on values or shapes is the "
-        "usual reason: move it out of forward()."
+        "Branching cannot be traced: a condition depends on the values of a tensor, in "
+        f"{__file__}, line {line}: return x if x.sum() > 0 else -x. Move this out of forward(), or "
+        "into a module of its own, which lanac then keeps as it is."
     )
 
 

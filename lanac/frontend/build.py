@@ -1,0 +1,44 @@
+"""From a trained module to a program that is shown to compute the same."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lanac.frontend.partition import BLOCKS, SlotOptions, partition
+from lanac.frontend.tracer import other_batch
+from lanac.frontend.tracing import check_equal, run_model, trace
+from lanac.ir import Program, verify_program
+
+
+def build_program(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    names: tuple[str, ...] = (),
+    options: SlotOptions = BLOCKS,
+) -> Program:
+    """Traces a teacher and cuts it into slots.
+
+    The teacher, rewritten with its own ops, is compared with the model bit for bit, on the example
+    and on another batch size: where equality cannot be shown, there is no program.
+
+    Args:
+        model: the trained teacher; put into eval mode, not changed otherwise.
+        inputs: example inputs, batch first.
+        names: the arguments of `forward` that the inputs are for, where given by keyword.
+        options: what becomes a slot.
+
+    Raises:
+        TraceError: the model cannot be traced, or the program computes something else.
+        ProgramError: nothing in it can become a slot.
+    """
+    traced = trace(model, inputs, names, check=False)
+    program = partition(traced, options)
+    verify_program(program)
+    split = program.split()
+    check_equal(traced.expected, run_model(split, inputs), traced)
+    more = other_batch(inputs)
+    if more is not None and traced.expected_more is not None:
+        check_equal(
+            traced.expected_more, run_model(split, tuple(more)), traced, "another batch size"
+        )
+    return program

@@ -1,0 +1,196 @@
+"""What a freshly traced graph is relieved of: asserts, hidden writes, baked training flags."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+_DROPOUTS: Mapping[object, Callable[[float], nn.Module]] = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
+_IN_PLACE = {
+    getattr(operator, name)
+    for name in dir(operator)
+    if name.startswith("i") and hasattr(operator, name[1:]) and not name.startswith("__")
+}
+
+
+class SwitchedCall(nn.Module):
+    """A call whose constant arguments differ between evaluation and training.
+
+    Attributes:
+        function: a function, or the name of a method of the first input.
+        evaluation: positional arguments and keywords; an `Input` stands for an input.
+        training_: the same in training.
+    """
+
+    def __init__(self, function: Any, evaluation: Arguments, training: Arguments) -> None:
+        super().__init__()
+        self.function, self.evaluation, self.training_ = function, evaluation, training
+
+    def forward(self, *inputs: Any) -> Any:
+        chosen = self.training_ if self.training else self.evaluation
+
+        def fill(value: Any) -> Any:
+            return inputs[value.place] if isinstance(value, Input) else value
+
+        args, kwargs = fx.node.map_aggregate(chosen, fill)
+        if isinstance(self.function, str):
+            return getattr(args[0], self.function)(*args[1:], **kwargs)
+        return self.function(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        name = getattr(self.function, "__name__", self.function)
+        return f"{name}, evaluation={self.evaluation}, training={self.training_}"
+
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Input:
+    """Stands for one input of a `SwitchedCall`."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+
+    def __repr__(self) -> str:
+        return f"input {self.place}"
+
+
+def remove_asserts(graph: fx.Graph) -> None:
+    """Asserts hold for the example, and would keep shapes alive across slots."""
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target is torch._assert:
+            graph.erase_node(node)
+
+
+def function_name(node: fx.Node) -> str:
+    """The bare name of the function or method that a node calls; '' for other nodes.
+
+    The same for `torch.add`, `x.add` and the ATen operator `add.Tensor`.
+    """
+    if node.op == "call_method":
+        return str(node.target)
+    if node.op == "call_function":
+        return str(getattr(node.target, "__name__", "")).split(".")[0]
+    return ""
+
+
+def is_in_place(module: nn.Module, node: fx.Node) -> bool:
+    """Whether a node writes into its first input."""
+    if node.op == "call_module":
+        return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
+    name = function_name(node)
+    written = name.endswith("_") and not name.startswith("_") and bool(node.args)
+    return node.target in _IN_PLACE or written or node.kwargs.get("inplace") is True
+
+
+def show_writes(module: nn.Module, graph: fx.Graph) -> None:
+    """Makes later readers of an overwritten tensor read the node that wrote it.
+
+    It is the same tensor, so nothing changes; but the data flow becomes visible, and a slot may
+    then hold an op that does not write in place.
+    """
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        written = node.args[0] if node.args else None
+        if isinstance(written, fx.Node) and is_in_place(module, node):
+            here = places[node]
+            for reader in list(written.users):
+                if places[reader] > here:
+                    reader.replace_input_with(written, node)
+
+
+def dropout_to_modules(module: fx.GraphModule) -> None:
+    """Functional dropout becomes a module, which knows whether it is in training."""
+    for node in list(module.graph.nodes):
+        kind = _DROPOUTS.get(node.target) if node.op == "call_function" else None
+        if kind is not None:
+            probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
+            name = f"{node.name}_module"
+            _replace_by_module(module, node, name, kind(float(probability)), node.all_input_nodes)
+
+
+def switch_calls(module: fx.GraphModule, in_training: fx.Graph) -> list[str]:
+    """Restores what tracing has baked of the training flag.
+
+    Args:
+        module: traced in evaluation; calls that differ in training become `SwitchedCall`.
+        in_training: the graph of the same model, traced in training.
+
+    Returns:
+        Paths of modules whose graph differs in more than constant arguments; they stay as they are
+        in evaluation.
+    """
+    graph = module.graph
+    matched = _match(list(graph.nodes), list(in_training.nodes))
+    if matched is None:
+        return _differing_modules(graph, in_training)
+    for node, other in matched.items():
+        ours, theirs = _constants(node), _constants(other)
+        if node.target in _DROPOUTS:
+            continue  # `dropout_to_modules` makes better modules of these
+        if repr(ours) == repr(theirs) or node.op not in ("call_function", "call_method"):
+            continue
+        switched = SwitchedCall(node.target, ours, theirs).eval()
+        _replace_by_module(module, node, f"{node.name}_switch", switched, node.all_input_nodes)
+    return []
+
+
+def _match(ours: list[fx.Node], theirs: list[fx.Node]) -> dict[fx.Node, fx.Node] | None:
+    """Pairs of nodes that do the same with the same inputs; None where the graphs differ."""
+    if len(ours) != len(theirs):
+        return None
+    partner: dict[fx.Node, fx.Node] = {}
+    for node, other in zip(ours, theirs, strict=True):
+        same = (node.op, node.target) == (other.op, other.target)
+        inputs = [partner[source] for source in node.all_input_nodes]
+        if not same or inputs != other.all_input_nodes:
+            return None
+        partner[node] = other
+    return partner
+
+
+def _constants(node: fx.Node) -> Arguments:
+    places = {source: Input(place) for place, source in enumerate(node.all_input_nodes)}
+
+    def stand_in(value: Any) -> Any:
+        return places[value] if isinstance(value, fx.Node) else value
+
+    return fx.node.map_aggregate((node.args, dict(node.kwargs)), stand_in)
+
+
+def _differing_modules(graph: fx.Graph, other: fx.Graph) -> list[str]:
+    """Innermost modules that do not call the same things in both graphs."""
+
+    def calls(nodes: Any) -> dict[str, list[Any]]:
+        by_module: dict[str, list[Any]] = {}
+        for node in nodes:
+            stack = list(node.meta.get("nn_module_stack", {}).values())
+            path = stack[-1][0] if stack else ""
+            by_module.setdefault(path, []).append((node.op, node.target))
+        return by_module
+
+    ours, theirs = calls(graph.nodes), calls(other.nodes)
+    return sorted(path for path in ours.keys() | theirs if ours.get(path) != theirs.get(path))
+
+
+def _replace_by_module(
+    module: fx.GraphModule, node: fx.Node, name: str, new: nn.Module, inputs: list[fx.Node]
+) -> None:
+    module.add_submodule(name, new.eval())
+    with module.graph.inserting_before(node):
+        replacement = module.graph.call_module(name, tuple(inputs))
+    replacement.meta = dict(node.meta)
+    node.replace_all_uses_with(replacement)
+    module.graph.erase_node(node)
