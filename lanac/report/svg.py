@@ -162,12 +162,13 @@ def _box(item: Placed, figures: NetworkFigures) -> list[str]:
             ),
         ]
     if box.kind == LEFT_OUT:
+        title = _short(box.title, 32)
         return [
             f"<g><title>{escape(', '.join(box.nodes))}: {escape(box.text)}</title>",
             f'<rect {shape} rx="8" fill="{fill}" stroke="{line}" stroke-dasharray="4 3"/>',
-            _text(item.x + 16, item.middle + 4, _short(box.title, 32), 12, _SOFT),
+            _text(item.x + 16, item.middle + 4, title, 12, _SOFT),
             _text(
-                item.right - 14, item.middle + 4, _short(f"left out: {box.text}", 34), 11, _SOFT,
+                item.right - 14, item.middle + 4, _short(f"left out: {box.text}", 62 - len(title)), 11, _SOFT,
                 anchor="end",
             ),
             "</g>",
