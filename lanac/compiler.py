@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lanac.backends.base import BACKENDS
 from lanac.compilation import Compilation
 from lanac.errors import BackendError, DataError, InfeasibleBudgetError, WorkspaceError
+from lanac.frontend.partition import SlotOptions
 from lanac.frontend.tracing import run_model
 from lanac.instruments import Instruments
 from lanac.ir import OpSpec
@@ -36,6 +37,7 @@ from lanac.passes import (
 from lanac.passes.check_budgets import CheckBudgets
 from lanac.passes.time_finalists import START
 from lanac.report.summary import write_report
+from lanac.settings import Settings
 from lanac.targets import LATENCY, Budget, parse_budgets, parse_target
 from lanac.training.data import Data
 from lanac.training.device import pick_device
@@ -46,33 +48,6 @@ from lanac.workspace import Workspace, disk_errors, write_atomically
 
 _TIGHTENINGS = 6
 """How often a plan set that was too slow in reality is selected anew."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How much work goes into a student; the command line has an option for each.
-
-    Attributes:
-        distill_samples: training samples that every candidate learns from.
-        score_samples: training samples that every op is scored on.
-        plans: diverse plans per budget (the paper's K).
-        evaluate_images: training samples that the best plans are compared on.
-        finalists: plans that are timed as whole networks.
-        finetune_epochs: epochs of finetuning.
-        learning_rate: peak learning rate of finetuning.
-        batch_size: samples per step of finetuning; other passes derive theirs from it.
-        held_out: training samples kept from training, for decisions; at most a tenth.
-    """
-
-    distill_samples: int = 8192
-    score_samples: int = 1024
-    plans: int = 16
-    evaluate_images: int = 6000
-    finalists: int = 3
-    finetune_epochs: int = 5
-    learning_rate: float = 5e-4
-    batch_size: int = 128
-    held_out: int = 2048
 
 
 @dataclass(frozen=True)
@@ -108,6 +83,9 @@ def compile(  # the name that users expect; nothing here needs the builtin
     example_inputs: Any = None,
     pool: str = "default",
     emit: str | Sequence[str] = ("pytorch", "onnx"),
+    granularity: str = "block",
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
     seed: int = 0,
     device: str = "auto",
     settings: Settings | None = None,
@@ -134,6 +112,10 @@ def compile(  # the name that users expect; nothing here needs the builtin
             `train_data`.
         pool: pool names, families and ops, separated by commas.
         emit: names of the outputs.
+        granularity: `block`: a residual block is one slot; `layer`: a convolution or linear layer
+            with its norm and activation is one.
+        only: glob patterns of module paths, such as `layer3.*`; nothing else becomes a slot.
+        skip: glob patterns of module paths that stay as they are.
         seed: everything random follows from it.
         device: where training runs: auto, cpu or cuda.
         settings: how much work goes into it.
@@ -160,6 +142,9 @@ def compile(  # the name that users expect; nothing here needs the builtin
         loss=loss,
         metric=metric,
         example_inputs=example_inputs,
+        granularity=granularity,
+        only=only,
+        skip=skip,
         held_out=settings.held_out,
         seed=seed,
         device=device,
@@ -182,6 +167,9 @@ def begin(
     loss: Callable[..., Any] | None = None,
     metric: Callable[..., Any] | None = None,
     example_inputs: Any = None,
+    granularity: str = "block",
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
     held_out: int = Settings.held_out,
     seed: int = 0,
     device: str = "auto",
@@ -192,6 +180,7 @@ def begin(
     The arguments are those of `compile`; the result is what `run_passes` goes on from.
     """
     budgets = parse_budgets(budget)
+    options = SlotOptions(granularity, tuple(only), tuple(skip))
     parsed_target, training_device = parse_target(target), pick_device(device)
     task = build_task(model, train_data, val_data, loss, metric, held_out, seed)
     example = example_tensors(task, example_inputs)
@@ -211,7 +200,7 @@ def begin(
         instruments=instruments or Instruments(),
         fingerprints={"data": task.train.fingerprint()},
     )
-    traced = run_passes(start, [TraceProgram(model, task.train.names)])
+    traced = run_passes(start, [TraceProgram(model, task.train.names, options)])
     claim_folder(folder, traced.fingerprints["teacher"])
     return traced
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lanac.ir.outputs import named_tensors
@@ -23,8 +24,14 @@ def count_flops(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     One multiplication with its addition counts as two.
     """
     counter = FlopCounterMode(display=False)
-    with counter:
-        module(*inputs)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    # The counter knows the matrix products of attention, but not the fused kernels of the CPU.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with counter, sdpa_kernel(SDPBackend.MATH):
+            module(*inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     return int(counter.get_total_flops())
 
 

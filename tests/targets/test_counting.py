@@ -36,6 +36,20 @@ def test_flops_by_hand(module: nn.Module, flops: int) -> None:
     assert count_flops(module, (torch.zeros(5, 3, 6, 6),)) == 5 * flops
 
 
+class Attention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+def test_flops_of_attention_by_hand() -> None:
+    """Fused kernels count too: queries by keys, and weights by values."""
+    assert count_flops(Attention(), (torch.zeros(1, 3, 10, 4),)) == 2 * (2 * 3 * 10 * 10 * 4)
+    layer = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    tokens = torch.zeros(1, 10, 8)
+    projections = 2 * 10 * 8 * (3 * 8 + 8)
+    assert count_flops(layer, (tokens, tokens, tokens)) == projections + 2 * (2 * 10 * 10 * 8)
+
+
 def test_peak_memory_of_a_chain_is_its_largest_pair_of_neighbours() -> None:
     chain = nn.Sequential(
         nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 1), nn.MaxPool2d(2), nn.Conv2d(8, 1, 1)
