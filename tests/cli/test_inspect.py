@@ -221,7 +221,9 @@ class TestInput:
     def test_example_inputs_are_no_tensors(self, inspect, write_model):
         path = write_model("def example_inputs(): return [1, 2]")
         assert_refused(
-            inspect(path), "example_inputs() gave int, int; expected a tensor or a tuple of tensors"
+            inspect(path),
+            "example_inputs(): the inputs are int, int; expected a tensor, a tuple of tensors, or a "
+            "dict of tensors by the names of forward's arguments",
         )
 
     @pytest.mark.parametrize(
