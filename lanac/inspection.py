@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lanac.ops.pool import parse_pool
 from lanac.passes import EnumeratePool, MeasureCosts, Pass, TraceProgram, run_passes
 from lanac.targets import LATENCY, CostTable, Target, parse_budgets, parse_target
 from lanac.training.data import Data
+from lanac.training.inputs import forward_order
 from lanac.training.task import Task
 from lanac.workspace import Workspace
 
@@ -72,7 +73,7 @@ def inspect(  # like compile: the name that users expect
 
     Args:
         model: the network; it need not be trained.
-        example_inputs: a tensor or a tuple of tensors, batch first; default: from `train_data`.
+        example_inputs: a tensor, a tuple or a dict of tensors, batch first; default: from `train_data`.
         train_data: as for `compile`; only two samples are read, and not those where
             `example_inputs` are given.
         name: for titles; default: the class of the model.
@@ -96,6 +97,11 @@ def inspect(  # like compile: the name that users expect
     # Nothing is learnt: where the user gives inputs, no data are needed but some for the record.
     samples = train_data if example_inputs is None else torch.zeros(2, 1)
     data = Data.of(samples, "train_data()")
+    if isinstance(example_inputs, Mapping):
+        order = forward_order(model, tuple(example_inputs), "example_inputs()")
+        data = replace(data, names=order)
+    elif example_inputs is None:
+        data = data.for_network(model)
     task = Task(data, data, data, None, None, labelled=False)
     with tempfile.TemporaryDirectory(prefix="lanac-") as folder:
         start = Compilation(
@@ -109,7 +115,7 @@ def inspect(  # like compile: the name that users expect
             device=torch.device("cpu"),
             instruments=instruments or Instruments(),
         )
-        traced = run_passes(start, [TraceProgram(model, options=options)])
+        traced = run_passes(start, [TraceProgram(model, data.names, options)])
         costs = _costs(traced)
     return Inspection(name or type(model).__name__, traced.need("program"), costs, parsed_target)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lanac.ir.outputs import named_tensors
+from lanac.ir import named_tensors
 
 
 @torch.no_grad()

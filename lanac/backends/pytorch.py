@@ -16,7 +16,7 @@ from lanac.backends._blocks import describe_student, save_ready, tied
 from lanac.backends._classes import write_classes
 from lanac.backends.base import Runner
 from lanac.errors import BackendError
-from lanac.ir.outputs import named_tensors
+from lanac.ir import named_tensors
 
 SOURCE_NAME = "student.py"
 WEIGHTS_NAME = "student.safetensors"

@@ -25,6 +25,11 @@ def named_tensors(outputs: Any) -> list[tuple[str, Tensor]]:
     return [(_readable(path), tensor) for path, tensor in _walk(outputs, ())]
 
 
+def flatten_tensors(outputs: Any) -> list[Tensor]:
+    """The tensors of nested outputs, in the order of `named_tensors`."""
+    return [tensor for _, tensor in named_tensors(outputs)]
+
+
 def _walk(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Tensor]]:
     if isinstance(value, Tensor):
         yield path, value

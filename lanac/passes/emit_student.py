@@ -15,7 +15,7 @@ from lanac.backends import onnxruntime
 from lanac.backends.base import BACKENDS, Backend
 from lanac.compilation import Compilation, Outputs
 from lanac.errors import BackendError
-from lanac.ir.outputs import named_tensors
+from lanac.ir import named_tensors
 from lanac.passes.time_finalists import target_inputs
 from lanac.targets import (
     FLOPS,

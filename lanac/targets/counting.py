@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lanac.ir.outputs import named_tensors
+from lanac.ir import named_tensors
 
 
 def count_params(module: nn.Module) -> int:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lanac.errors import DataError
-from lanac.ir.outputs import named_tensors
+from lanac.ir import named_tensors
 from lanac.training.data import Batch, Data
 
 
