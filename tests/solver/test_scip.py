@@ -202,7 +202,7 @@ def test_no_time_no_answer(build):
 def test_time_out_after_the_first_plan(build, monkeypatch):
     clock = itertools.chain([0.0, 0.0], itertools.repeat(2.0))  # start, first step, later
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    answer = solve(build([[0.0, 1.0]], plan_count=2), time_limit_s=1.0)
+    answer = solve(build([[0.0, 1.0]], plan_count=2), time_limit_s=1.0, method="scip")
     assert answer.status is SelectionStatus.FEASIBLE
     assert [plan.score for plan in answer.plans] == [0.0]
 
@@ -226,7 +226,7 @@ def test_missing_solver(build, monkeypatch):
 def test_unexpected_status(build, monkeypatch):
     monkeypatch.setattr(scip, "_ENDS", {"gaplimit": scip.End.GAP})
     with pytest.raises(SelectionError) as caught:
-        solve(build([[0.0]]))
+        solve(build([[0.0]]), method="scip")
     assert str(caught.value) == (
         "selection: expected SCIP to end with one of gaplimit, got 'optimal'. "
         "Try another seed, and report this if it stays."
