@@ -84,8 +84,9 @@ def solve(
         if method == "scip" or reduced.pairs:
             steps = one_by_one(search, cuts, problem.plan_count, overlap)
         else:
-            tree = Tree(reduced, cuts, overlap, _Linear, _near(reduced, gap), deadline)
-            steps = tree_steps(tree, search, cuts, problem.plan_count)
+            near = _near(reduced, gap) if gap > 0 else None
+            tree = Tree(reduced, cuts, overlap, _Linear, near, seed, deadline)
+            steps = tree_steps(tree, search, problem.plan_count)
         for step in steps:
             if step.choices is not None:
                 plan = _to_plan(problem, reduced, step)
@@ -255,7 +256,7 @@ def _near(reduced: Reduced, gap: float) -> Callable[[float, float], bool]:
 
     def near(regret: float, bound: float) -> bool:
         score, low = least + regret, least + bound
-        return gap > 0 and score - low <= gap * max(abs(score), abs(low))
+        return score - low <= gap * max(abs(score), abs(low))
 
     return near
 

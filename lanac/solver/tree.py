@@ -16,16 +16,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
 from lanac.solver.lagrange import op_bounds
 from lanac.solver.listing import Bools, Columns, Floats, Ints, Window
 from lanac.solver.reduce import Cut, Reduced
+from lanac.solver.rounding import Relaxation, Rounding
 from lanac.solver.search import Search, Step
 
 _FIRST_OPS = 8  # per slot on average, in the first guess
+_GAP_OPS = 24  # the same where a gap is allowed
 _GROWTH = 1.5  # times as many ops after a guess that held too few plans
 _LISTED = 30_000.0  # choices a listing may meet; less with many rows, each of which it counts
 _ROWS = 16  # rows at which a listing may meet half of that
@@ -33,17 +34,8 @@ _PLANS = 3.0  # a listing has to reach as far as so many plans lie apart, or the
 _FIRST_STEP = 1e-4  # of the first regret: that distance before two plans are known
 _TIE = 1e-12  # relative: closer regrets are compared in integers
 _PATIENCE = 500  # nodes without a first plan
+_GAP_PATIENCE = 20  # nodes without a further plan where a gap is allowed
 _SURE = 1e-6  # an LP value this close to 1 counts as 1
-
-
-class Relaxation(Protocol):
-    """The linear relaxation of the columns with slack at a price, so that it has a solution."""
-
-    def __call__(self, box: Bools) -> tuple[Floats, Floats]:
-        """Multipliers of the knapsacks and cuts, and the value of each column."""
-
-    def add_cut(self, columns: Ints, most: int) -> None:
-        """One more cut."""
 
 
 @dataclass(order=True)
@@ -71,7 +63,8 @@ class Tree:
         cuts: constraints from the start: forbidden sets, plans known before.
         overlap: in how many slots two plans may agree.
         relax: makes the linear relaxation of columns.
-        near: whether a regret is close enough to a lower bound of it.
+        near: whether a regret is close enough to a lower bound of it; None: proven optimal.
+        seed: of the rounding, which is used where a gap is allowed.
         deadline: on the clock of `time.perf_counter`.
     """
 
@@ -81,11 +74,12 @@ class Tree:
         cuts: Sequence[Cut],
         overlap: int,
         relax: Callable[[Columns], Relaxation],
-        near: Callable[[float, float], bool],
+        near: Callable[[float, float], bool] | None,
+        seed: int,
         deadline: float,
     ) -> None:
         self.reduced, self.overlap, self.relax = reduced, overlap, relax
-        self.cuts, self.near, self.deadline = list(cuts), near, deadline
+        self.cuts, self.near, self.seed, self.deadline = list(cuts), near, seed, deadline
         bounds = op_bounds(reduced)
         self.pairs = list(bounds)
         self.place = {pair: place for place, pair in enumerate(self.pairs)}
@@ -102,14 +96,13 @@ class Tree:
         ).reshape(-1, len(self.pairs))
         starts = np.flatnonzero(np.diff(self.slot, prepend=-1))
         self.most_regret = 1.001 * float(np.maximum.reduceat(self.regrets, starts).sum())
-        shown = _FIRST_OPS * len(reduced.allowed)
+        shown = (_GAP_OPS if near else _FIRST_OPS) * len(reduced.allowed)
         self.guess = self._guess_for(shown)
         self.found: list[Found] = []
         self.done = False  # no plan beyond those found
         self.timed_out = False
-        self.stuck = False  # many nodes and no plan: let the solver decide whether there is one
-        self.patience: float = _PATIENCE
-        self.nodes = 0
+        self.stuck = False  # many nodes and no plan: let the solver find one
+        self.nodes = self.accepted = 0  # all nodes, and those before the last plan
 
     def run(self, count: int) -> None:
         """Look for plans until there are `count`, none is left or the time is out."""
@@ -126,10 +119,12 @@ class Tree:
             self.guess = max(self._guess_for(int(_GROWTH * shown) + 1), further)
             self.guess = min(self.guess, self.most_regret)
 
-    def go_on(self, regret: float) -> None:
-        """Go on after being stuck: a plan of this regret exists."""
-        self.stuck, self.patience = False, math.inf
-        self.guess = min(max(regret * (1 + _SURE), self.guess), self.most_regret)
+    def take(self, choices: tuple[int, ...], bound: float) -> None:
+        """Take in the next plan from outside, after being stuck."""
+        regret = self.reduced.regret(choices) / self.reduced.unit
+        self.found.append(Found(choices, regret, min(bound, regret)))
+        self.cuts.append(Cut(tuple(enumerate(choices)), self.overlap))
+        self.stuck = False
 
     def _guess_for(self, ops: int) -> float:
         """The regret up to which about this many ops are in question."""
@@ -149,6 +144,12 @@ class Tree:
         first = self.found[0].regret if self.found else self.guess
         return max(_PLANS * self._apart(), _FIRST_STEP * first)
 
+    def _patience(self) -> float:
+        """Nodes without a plan: for feasibility, or within a gap, the solver may be better."""
+        if self.near:
+            return _GAP_PATIENCE
+        return math.inf if self.found else _PATIENCE
+
     def _search(self, floor: float, count: int) -> None:
         """All plans with a regret above the floor and of at most the guess, in order."""
         shown = np.flatnonzero(self.low <= self.guess)
@@ -157,20 +158,24 @@ class Tree:
         columns = self._columns(shown)
         relaxed = self.relax(columns)
         pool = _Pool(self, columns, shown)
+        rounding = Rounding(columns, self.relax, self.seed) if self.near else None
         numbers = itertools.count()
         heap = [_Node(floor, next(numbers), -1.0, np.ones(len(shown), bool))]
         while heap:
             node = heapq.heappop(heap)
             while len(self.found) < count and (plan := pool.next(node.bound, self.near)):
                 self._accept(plan, node.bound, columns, relaxed)
+                if rounding:
+                    pool.add(rounding.plans(), -1.0, math.inf)
             if len(self.found) >= count:
                 return
             if time.perf_counter() > self.deadline:
                 self.timed_out = True
                 pool.give_out(count, node.bound)
                 return
-            if not self.found and self.nodes > self.patience:
+            if self.nodes - self.accepted > self._patience():
                 self.stuck = True
+                self.accepted = self.nodes
                 return
             for child in self._work(node, columns, relaxed, pool, heap[0].bound if heap else None):
                 child.number = next(numbers)
@@ -202,6 +207,7 @@ class Tree:
         self.found.append(Found(plan.choices, plan.regret, min(bound, plan.regret)))
         cut = Cut(tuple(enumerate(plan.choices)), self.overlap)
         self.cuts.append(cut)
+        self.accepted = self.nodes
         counted = self._counted(cut)
         columns.add_cut(counted, cut.most)
         relaxed.add_cut(counted, cut.most)
@@ -271,12 +277,12 @@ class _Pool:
         self.regrets = np.concatenate((self.regrets, regrets[new]))
         self.choices = np.concatenate((self.choices, choices[new]))
 
-    def next(self, bound: float, near: Callable[[float, float], bool]) -> Found | None:
+    def next(self, bound: float, near: Callable[[float, float], bool] | None) -> Found | None:
         """The best plan of the pool, if no other plan can be better, or the gap allows it."""
         self._respect_cuts()
         while len(self.regrets):
             least = float(self.regrets.min())
-            if not (least <= bound or near(least, bound)):
+            if not (least <= bound or (near and near(least, bound))):
                 return None
             ties = np.flatnonzero(self.regrets <= least * (1 + _TIE))
             exact = {int(place): self._plan(int(place)) for place in ties}
@@ -309,14 +315,17 @@ class _Pool:
         self.regrets, self.choices = self.regrets[kept], self.choices[kept]
 
 
-def tree_steps(tree: Tree, search: Search, cuts: Sequence[Cut], count: int) -> list[Step]:
-    """The sequence by the tree, as steps; where it is stuck at first, the solver helps."""
+def tree_steps(tree: Tree, search: Search, count: int) -> list[Step]:
+    """The sequence by the tree, as steps; where it is stuck, the solver helps."""
     tree.run(count)
-    if tree.stuck:
-        first = search.best_plan(cuts)
-        if first.choices is None or first.timed_out:
-            return [first]
-        tree.go_on(tree.reduced.regret(first.choices) / tree.reduced.unit)
+    while tree.stuck:
+        helped = search.best_plan(tree.cuts)
+        if helped.choices is not None:
+            regret = tree.reduced.regret(helped.choices) / tree.reduced.unit
+            tree.take(helped.choices, regret if helped.bound is None else helped.bound)
+        tree.done, tree.timed_out = helped.choices is None, helped.timed_out
+        if tree.done or tree.timed_out:
+            break
         tree.run(count)
     steps = [
         Step(plan.choices, None if plan.bound >= plan.regret else plan.bound, timed_out=False)
