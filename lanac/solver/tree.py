@@ -10,6 +10,7 @@ plan of the sequence; its overlap row is added and the search goes on.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import math
@@ -27,6 +28,7 @@ from lanac.solver.search import Search, Step
 
 _FIRST_OPS = 8  # per slot on average, in the first guess
 _GAP_OPS = 24  # the same where a gap is allowed
+_ROUND_AGAIN = 4  # nodes between two roundings, where a gap is allowed
 _GROWTH = 1.5  # times as many ops after a guess that held too few plans
 _LISTED = 30_000.0  # choices a listing may meet; less with many rows, each of which it counts
 _ROWS = 16  # rows at which a listing may meet half of that
@@ -163,12 +165,18 @@ class Tree:
         heap = [_Node(floor, next(numbers), -1.0, np.ones(len(shown), bool))]
         while heap:
             node = heapq.heappop(heap)
-            while len(self.found) < count and (plan := pool.next(node.bound, self.near)):
+            if len(self.found) < count and (plan := pool.next(node.bound, self.near)):
                 self._accept(plan, node.bound, columns, relaxed)
-                if rounding:
-                    pool.add(rounding.plans(), -1.0, math.inf)
+                heapq.heappush(heap, node)
+                continue
             if len(self.found) >= count:
                 return
+            if rounding and self.near and (self.nodes - self.accepted) % _ROUND_AGAIN == 1:
+                enough = functools.partial(_within, self.near, node.bound)
+                pool.add(rounding.plans(enough), -1.0, math.inf)
+                heapq.heappush(heap, node)
+                self.nodes += 1
+                continue
             if time.perf_counter() > self.deadline:
                 self.timed_out = True
                 pool.give_out(count, node.bound)
@@ -207,7 +215,7 @@ class Tree:
         self.found.append(Found(plan.choices, plan.regret, min(bound, plan.regret)))
         cut = Cut(tuple(enumerate(plan.choices)), self.overlap)
         self.cuts.append(cut)
-        self.accepted = self.nodes
+        self.accepted = self.nodes - 1
         counted = self._counted(cut)
         columns.add_cut(counted, cut.most)
         relaxed.add_cut(counted, cut.most)
@@ -231,7 +239,8 @@ class Tree:
         if other is not None and bound > other + step:
             return [_Node(bound, 0, node.listed, node.box)]
         width = self.guess - window.bound
-        reach = window.widest(width, _LISTED * _ROWS / (_ROWS + len(columns.most)))
+        most = max(_LISTED * _ROWS / (_ROWS + len(columns.most)), 1.0)
+        reach = window.widest(width, most)
         if reach == width or window.bound + reach >= bound + step:
             end = window.bound + reach
             pool.add(window.choices(end), node.listed, end)
@@ -334,3 +343,7 @@ def tree_steps(tree: Tree, search: Search, count: int) -> list[Step]:
     if tree.timed_out:
         return [*steps, Step(None, None, timed_out=True)]
     return steps if len(steps) == count else [*steps, Step(None, None, timed_out=False)]
+
+
+def _within(near: Callable[[float, float], bool], bound: float, regret: float) -> bool:
+    return near(regret, bound)
