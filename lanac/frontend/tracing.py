@@ -185,6 +185,10 @@ def _symbolic_trace(model: nn.Module, tracer: ShapeTracer) -> fx.GraphModule:
     before = set(vars(model))
     try:
         graph = tracer.trace(model)
+        for node in graph.nodes:
+            # Generated code would register torch's own functions with torch.fx under names that
+            # it does not find, and every later trace of the process would fail.
+            node.meta.pop("is_wrapped", None)
         module = fx.GraphModule(model, graph, class_name=type(model).__name__)
     finally:
         for name in set(vars(model)) - before:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lanac.errors import TraceError
 from lanac.frontend.tracing import trace
@@ -183,3 +183,12 @@ def test_a_forward_that_is_no_function_is_refused(model: nn.Module) -> None:
         "the traced graph does not compute what the model computes on its example input. "
         "Random numbers or state in forward() are the usual reason."
     )
+
+
+def test_a_factory_in_a_trace_does_not_spoil_later_traces() -> None:
+    class Counted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.arange(x.shape[-1])
+
+    trace(Counted(), (X,))
+    assert torch.equal(fx.symbolic_trace(nn.ReLU())(X), X.relu())
