@@ -22,14 +22,23 @@ def admit(model: nn.Module) -> nn.Module:
     Raises:
         TraceError: a module that lanac cannot take; names it, and says what to do.
     """
-    while type(model).__name__ in _WRAPPERS:
-        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
+    while (inner := _wrapped(model)) is not None:
+        model = inner
     for path, module in model.named_modules():
         problem = _problem(module)
         if problem is not None:
             where = f"module {path!r}" if path else "the model"
             raise TraceError(f"{where} ({type(module).__name__}) {problem}")
     return model
+
+
+def _wrapped(module: nn.Module) -> nn.Module | None:
+    """The module inside a wrapper; None where it is none."""
+    if type(module).__name__ not in _WRAPPERS:
+        return None
+    inner = getattr(module, "_orig_mod", None) or module.module
+    assert isinstance(inner, nn.Module)
+    return inner
 
 
 def _problem(module: nn.Module) -> str | None:
@@ -44,6 +53,11 @@ def _problem(module: nn.Module) -> str | None:
         return (
             "is sharded (FSDP): its weights are spread over processes. Load a full state dict into "
             "the plain module and return that from model()"
+        )
+    if _wrapped(module) is not None:
+        return (
+            "is a wrapper inside the network. Put the module that it wraps in its place in model() "
+            "(torch.compile keeps it as ._orig_mod, the others as .module)"
         )
     if "quantized" in type(module).__module__.split("."):
         return "is quantised; lanac replaces layers in floating point. Return the float model"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lanac.frontend.partition import BLOCKS, SlotOptions, partition
-from lanac.frontend.tracer import other_batch
-from lanac.frontend.tracing import check_equal, run_model, trace
+from lanac.frontend.tracing import trace
 from lanac.ir import Program, verify_program
 
 
@@ -34,11 +33,5 @@ def build_program(
     traced = trace(model, inputs, names, check=False)
     program = partition(traced, options)
     verify_program(program)
-    split = program.split()
-    check_equal(traced.expected, run_model(split, inputs), traced)
-    more = other_batch(inputs)
-    if more is not None and traced.expected_more is not None:
-        check_equal(
-            traced.expected_more, run_model(split, tuple(more)), traced, "another batch size"
-        )
+    traced.check(program.split())
     return program

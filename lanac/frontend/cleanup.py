@@ -95,6 +95,11 @@ def is_in_place(module: nn.Module, node: fx.Node) -> bool:
     return node.target in _IN_PLACE or written or node.kwargs.get("inplace") is True
 
 
+def has_effect(module: nn.Module, node: fx.Node) -> bool:
+    """Whether a node matters though nobody reads its value."""
+    return node.op in ("placeholder", "output") or is_in_place(module, node)
+
+
 def show_writes(module: nn.Module, graph: fx.Graph) -> None:
     """Makes later readers of an overwritten tensor read the node that wrote it.
 

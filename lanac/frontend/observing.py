@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lanac.errors import TraceError
 from lanac.frontend.cleanup import is_in_place
 from lanac.frontend.fakes import call_leaf, fake_mode
+from lanac.frontend.keeping import attributes_kept
 from lanac.ir import TensorSpec, flatten_tensors
 
 
@@ -42,17 +44,20 @@ def observe(
         module: its graph has been through `show_writes`.
         inputs: example inputs; they are not changed.
         mode: from `fake_mode`.
+
+    Raises:
+        TraceError: the graph does not run.
     """
     mode = mode or fake_mode()
     observer = _Observer(module, is_fake=True)
-    try:
-        fake = [mode.from_tensor(value) for value in inputs]
-        with mode, torch.no_grad():
-            observer.run(*fake)
-    except Exception:  # control flow on values inside an opaque module
-        observer = _Observer(module, is_fake=False)
-        with torch.no_grad():
-            observer.run(*(value.clone() for value in inputs))
+    with attributes_kept(module):
+        try:
+            fake = [mode.from_tensor(value) for value in inputs]
+            with mode, torch.no_grad():
+                observer.run(*fake)
+        except Exception:  # control flow on values inside an opaque module
+            observer = _Observer(module, is_fake=False)
+            _run_on_values(observer, module, inputs)
     return Observation(
         observer.specs,
         frozenset(observer.carriers),
@@ -61,18 +66,34 @@ def observe(
     )
 
 
+def _run_on_values(observer: _Observer, module: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
+    try:
+        with torch.no_grad():
+            observer.run(*(value.clone() for value in inputs))
+    except Exception as error:
+        node = next((n for n in module.graph.nodes if n.name == observer.current), None)
+        what = "" if node is None else f" at {node.format_node()}"
+        raise TraceError(
+            f"the traced graph does not run{what}: {type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0]}. Functions that call functions (torch.vmap) and "
+            "gradients inside forward() cannot be traced; take them out."
+        ) from error
+
+
 class _Observer(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, is_fake: bool) -> None:
         super().__init__(module)
         self._is_fake = is_fake
         self.specs: dict[str, TensorSpec] = {}
         self.carriers: set[str] = set()
+        self.current = ""
         self.values: dict[str, Any] = {}
         self.hidden_reads: set[tuple[str, str]] = set()
         self._root = module
         self._places = {node: place for place, node in enumerate(module.graph.nodes)}
 
     def run_node(self, n: fx.Node) -> Any:
+        self.current = n.name
         if n.args and isinstance(n.args[0], fx.Node) and is_in_place(self._root, n):
             written = self.env.get(n.args[0])
             if isinstance(written, Tensor):

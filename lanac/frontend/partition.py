@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from torch import fx
 
 from lanac.errors import ProgramError
+from lanac.frontend.cleanup import has_effect
 from lanac.frontend.closing import Closer
 from lanac.frontend.merging import MAX_DEPTH, RegionFacts, merge_affine, merge_regions
 from lanac.frontend.regions import Flow, Region
@@ -200,7 +201,7 @@ def _assemble(
     trace: Trace, closer: Closer, regions: Sequence[Region], left_out: list[LeftOut]
 ) -> Program:
     graph = trace.module.graph
-    graph.eliminate_dead_code()
+    graph.eliminate_dead_code(lambda node: has_effect(trace.module, node))
     graph.lint()
     trace.module.recompile()
     alive = {node.name: place for place, node in enumerate(graph.nodes)}

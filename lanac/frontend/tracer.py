@@ -96,7 +96,9 @@ class ShapeTracer(fx.Tracer):
         self._example.start([proxy.node for proxy in proxies], self._inputs)
         keywords = dict(zip(self._names, proxies, strict=False))
         positional = [] if keywords else proxies
-        return (lambda *_: root_fn(self.root, *positional, **keywords)), []
+        # Called as a model is called: its hooks run, and a forward that was set on it.
+        call = cast(Callable[..., Any], nn.Module._call_impl)
+        return (lambda *_: call(self.root, *positional, **keywords)), []
 
     def create_arg(self, a: Any) -> Any:
         # Dictionaries that are dataclasses as well (outputs of Hugging Face) would become plain.

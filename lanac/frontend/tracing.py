@@ -6,10 +6,7 @@ network's own forward resists. What comes out is compared with the model, for tw
 
 from __future__ import annotations
 
-import dataclasses
-import operator
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +20,15 @@ from lanac.errors import TraceError
 from lanac.frontend.admission import admit
 from lanac.frontend.cleanup import (
     dropout_to_modules,
-    is_in_place,
+    has_effect,
     remove_asserts,
     show_writes,
     switch_calls,
 )
+from lanac.frontend.equality import difference
 from lanac.frontend.exporting import export_graph
 from lanac.frontend.fakes import fake_mode
+from lanac.frontend.keeping import attributes_kept
 from lanac.frontend.observing import Observation, observe
 from lanac.frontend.tracer import ShapeTracer, asks_for_training, larger_batch, other_batch
 from lanac.ir import TensorSpec
@@ -49,6 +48,8 @@ class Trace:
         expected_more: and for the other batch size; None where it takes no other.
         how: which stage of tracing succeeded, such as `torch.fx`.
         notes: what a user should know about how it was traced, a sentence each.
+        model: what was traced.
+        names: the arguments of its `forward` that the inputs are for, where given by keyword.
     """
 
     module: fx.GraphModule
@@ -58,6 +59,8 @@ class Trace:
     expected_more: Any = None
     how: str = FX
     notes: tuple[str, ...] = ()
+    model: nn.Module | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def specs(self) -> dict[str, TensorSpec]:
@@ -68,6 +71,43 @@ class Trace:
         """What flows through it with another batch size; None where it takes no other."""
         more = larger_batch(self.inputs) if self.expected_more is not None else None
         return None if more is None else observe(self.module, more)
+
+    def check(self, module: nn.Module) -> None:
+        """Compares a module with the model, on the example and on another batch size.
+
+        Raises:
+            TraceError: it does not compute what the model computes.
+        """
+        self._check(self.expected, module, self.inputs, "its example input")
+        more = other_batch(self.inputs)
+        if more is not None and self.expected_more is not None:
+            self._check(self.expected_more, module, tuple(more), "another batch size")
+
+    def _check(
+        self, expected: Any, module: nn.Module, inputs: tuple[Tensor, ...], what: str
+    ) -> None:
+        # Run as a module: the interpreter gives torch.fx's own kinds of list and dict.
+        is_exact = self.how != EXPORT
+        problem = difference(expected, run_model(module, inputs), is_exact)
+        if problem is None:
+            return
+        reason = (
+            "A condition on types (isinstance(x, Tensor)), a context such as autocast, or a write "
+            "that cannot be seen (out=, x.data = ...) is the usual reason; rewrite it."
+        )
+        if self.model is not None:
+            again = run_model(self.model, inputs, names=self.names)
+            if difference(expected, again) is not None:
+                reason = (
+                    "The model itself computes something else the second time: it has random "
+                    "numbers or state in forward(). Take them out, at least in eval mode."
+                )
+            elif what != "its example input":
+                reason = "A condition on the batch size is the usual reason; take it out."
+        raise TraceError(
+            f"the traced graph does not compute what the model computes on {what} ({problem}). "
+            + reason
+        )
 
 
 def trace(
@@ -89,6 +129,11 @@ def trace(
             something else than the model.
     """
     model = admit(model).eval()
+    if any(value.dim() and not len(value) for value in inputs):
+        raise TraceError(
+            "the example input has no samples: nothing could be compared. Check that train_data() "
+            "(or example_inputs()) gives at least one."
+        )
     expected = run_model(model, inputs, names=names)
     mode = fake_mode()
     module, how, notes = _to_graph(model, inputs, names, mode)
@@ -101,12 +146,9 @@ def trace(
             expected_more = run_model(model, tuple(more), names=names)
         except TraceError:
             notes.append(f"the network takes batches of {inputs[0].shape[0]} only")
-    traced = Trace(module, inputs, seen, expected, expected_more, how, tuple(notes))
+    traced = Trace(module, inputs, seen, expected, expected_more, how, tuple(notes), model, names)
     if check:
-        # Run as a module: the interpreter gives torch.fx's own kinds of list and dict.
-        check_equal(expected, run_model(module, inputs), traced)
-        if more is not None and expected_more is not None:
-            check_equal(expected_more, run_model(module, tuple(more)), traced, "another batch size")
+        traced.check(module)
     return traced
 
 
@@ -163,14 +205,15 @@ def _exported(
 ) -> tuple[fx.GraphModule, str, list[str]]:
     """The last stage; `reason`: why torch.fx failed on the model's own forward."""
     try:
-        module = export_graph(model, inputs, names)
+        with attributes_kept(model):
+            module = export_graph(model, inputs, names)
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} cannot be traced: {reason}. Move this out of "
             "forward(), or into a module of its own, which lanac then keeps as it is."
         ) from error
     show_writes(module, module.graph)
-    module.graph.eliminate_dead_code(lambda node: _has_effect(module, node))
+    module.graph.eliminate_dead_code(lambda node: has_effect(module, node))
     return (
         module,
         EXPORT,
@@ -183,21 +226,25 @@ def _exported(
 
 def _symbolic_trace(model: nn.Module, tracer: ShapeTracer) -> fx.GraphModule:
     before = set(vars(model))
-    try:
+    with attributes_kept(model):
         graph = tracer.trace(model)
+        read = {node.target for node in graph.nodes if node.op == "get_attr"}
+        constants = {name: vars(model)[name] for name in (set(vars(model)) - before) & read}
+    for node in graph.nodes:
+        # Generated code would register torch's own functions with torch.fx under names that
+        # it does not find, and every later trace of the process would fail.
+        node.meta.pop("is_wrapped", None)
+    try:
+        vars(model).update(constants)  # torch.fx looks for what it has met in the model
         module = fx.GraphModule(model, graph, class_name=type(model).__name__)
     finally:
-        for name in set(vars(model)) - before:
-            delattr(model, name)  # torch.fx stores the constants that it meets in the model
+        for name in constants:
+            delattr(model, name)
     module.train(model.training)
     remove_asserts(graph)
     show_writes(module, graph)
-    graph.eliminate_dead_code(lambda node: _has_effect(module, node))
+    graph.eliminate_dead_code(lambda node: has_effect(module, node))
     return module
-
-
-def _has_effect(module: nn.Module, node: fx.Node) -> bool:
-    return node.op in ("placeholder", "output") or is_in_place(module, node)
 
 
 def _offender(model: nn.Module, tracer: ShapeTracer) -> str | None:
@@ -249,45 +296,6 @@ def _asks_for_training(model: nn.Module, tracer: ShapeTracer) -> bool:
         for function in vars(cls).values()
         if callable(function) and hasattr(function, "__code__")
     )
-
-
-def check_equal(expected: Any, actual: Any, traced: Trace, what: str = "its example input") -> None:
-    """Raises TraceError where a graph's outputs for `what` are not the model's."""
-    leaves, structure = torch.utils._pytree.tree_flatten(_plain(expected))
-    others, other_structure = torch.utils._pytree.tree_flatten(_plain(actual))
-    same = _same if traced.how != EXPORT else _close
-    if structure != other_structure or not all(map(same, leaves, others)):
-        raise TraceError(
-            f"the traced graph does not compute what the model computes on {what}. "
-            "Random numbers or state in forward() are the usual reason."
-        )
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return torch.equal(a, b) or torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
-    return bool(operator.eq(a, b))
-
-
-def _close(a: Any, b: Any) -> bool:
-    """Export takes operators apart, which may round differently."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor) and a.is_floating_point():
-        scale = float(a.abs().max()) if a.numel() else 0.0
-        return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5 * scale)
-    return _same(a, b)
-
-
-def _plain(value: Any) -> Any:
-    """Nested outputs as what pytrees know: an OrderedDict is traced to a dict, for instance."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
-        return {type(value).__name__: _plain(fields)}
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, tuple | list):
-        items = [_plain(item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return value
 
 
 def _place(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lanac.errors import TraceError
 from lanac.frontend.tracing import trace
@@ -180,6 +180,116 @@ class Counting(nn.Module):
 @pytest.mark.parametrize("model", [Noisy(), AlwaysDropping(), Counting()], ids=repr)
 def test_a_forward_that_is_no_function_is_refused(model: nn.Module) -> None:
     assert message_of(model, X) == (
-        "the traced graph does not compute what the model computes on its example input. "
-        "Random numbers or state in forward() are the usual reason."
+        "the traced graph does not compute what the model computes on its example input "
+        "(output has other values). The model itself computes something else the second time: it "
+        "has random numbers or state in forward(). Take them out, at least in eval mode."
+    )
+
+
+def test_a_factory_in_a_trace_does_not_spoil_later_traces() -> None:
+    class Counted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.arange(x.shape[-1])
+
+    trace(Counted(), (X,))
+    assert torch.equal(fx.symbolic_trace(nn.ReLU())(X), X.relu())
+
+
+class CountingInABuffer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.seen: list[Any] = []
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        self.last = x * 2
+        self.seen.append(self.last)
+        return self.last
+
+
+def test_what_a_module_stores_is_no_proxy_afterwards() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), CountingInABuffer())
+    trace(model, (X,))
+    assert type(model[1].last) is Tensor
+    assert {type(value) for value in model[1].seen} == {Tensor}
+    assert type(model[1].calls) is Tensor
+    assert model[1].calls == len(model[1].seen)  # real runs only
+
+
+def test_the_model_gets_no_attributes() -> None:
+    class Constant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.tensor([1.0, 2.0, 3.0])[:, None, None]
+
+    model = Constant()
+    before = set(vars(model))
+    graph = trace(model, (X,)).module
+    assert set(vars(model)) == before
+    assert torch.equal(graph(X), model(X))
+
+
+def test_hooks_on_the_model_and_a_forward_set_on_it_are_traced() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1))
+    model.register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    model.register_forward_hook(lambda module, args, output: output * 2)
+    own = model.forward
+    model.forward = lambda x: own(x) - 3  # type: ignore[method-assign]
+    assert torch.equal(trace(model, (X,)).module(X), (model[0](X + 1) - 3) * 2)
+
+
+def test_not_a_number_is_what_the_model_computes() -> None:
+    class Dividing(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, float]:
+            return x / 0 * 0, float("nan")
+
+    assert trace(Dividing(), (X,)).module(X)[0].isnan().all()
+
+
+def test_a_condition_on_types_is_refused() -> None:
+    class Asking(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1 if isinstance(x, Tensor) else x
+
+    assert message_of(Asking(), X) == (
+        "the traced graph does not compute what the model computes on its example input "
+        "(output has other values). A condition on types (isinstance(x, Tensor)), a context such "
+        "as autocast, or a write that cannot be seen (out=, x.data = ...) is the usual reason; "
+        "rewrite it."
+    )
+
+
+def test_a_context_that_changes_the_dtype_is_refused() -> None:
+    class Autocast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, torch.bfloat16):
+                return self.conv(x)
+
+    assert (
+        "(output is (4, 3, 6, 6) torch.float32, expected (4, 3, 6, 6) torch.bfloat16). A condition"
+    ) in message_of(Autocast(), X)
+
+
+def test_an_empty_batch_shows_nothing() -> None:
+    assert message_of(nn.Linear(6, 2), X[:0]) == (
+        "the example input has no samples: nothing could be compared. Check that train_data() "
+        "(or example_inputs()) gives at least one."
+    )
+
+
+def test_a_graph_that_does_not_run_says_where() -> None:
+    class Mapped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.vmap(lambda row: row * 2)(x)
+
+    message = message_of(Mapped(), X)
+    assert message.startswith("the traced graph does not run at %mul : ")
+    assert message.endswith(
+        "Functions that call functions (torch.vmap) and gradients inside forward() cannot be "
+        "traced; take them out."
     )

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from lanac.frontend.cleanup import SwitchedCall, function_name, is_in_place
+from lanac.frontend.tracing import trace
+
+X = torch.randn(3, 4, 6, 6)
+
+
+class Attention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        p = 0.9 if self.training else 0.0
+        return F.scaled_dot_product_attention(x, x, x, dropout_p=p)
+
+
+def test_the_dropout_of_attention_switches() -> None:
+    graph = trace(Attention(), (X,)).module
+    assert [type(part) for part in graph.children()] == [SwitchedCall]
+    assert torch.equal(graph.eval()(X), Attention().eval()(X))
+    assert (graph.train()(X) == 0).any()
+
+
+class Norm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("var", torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.mean, self.var, training=self.training)
+
+
+class Holder(nn.Module):
+    """Has a layer with weights, so that its own code is traced through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("var", torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(self.conv(x), self.mean, self.var, training=self.training)
+
+
+@pytest.mark.parametrize("model", [Norm(), Holder()], ids=["leaf", "traced through"])
+def test_functional_batch_norm_switches(model: nn.Module) -> None:
+    graph = trace(model, (X,)).module
+    mean = model.get_buffer("mean")
+    assert torch.equal(mean, torch.zeros(4))  # tracing in training has moved nothing
+    graph.eval()(X)
+    assert torch.equal(mean, torch.zeros(4))
+    graph.train()(X)
+    assert not torch.equal(mean, torch.zeros(4))
+
+
+class Auxiliary(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.extra = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        y = self.conv(x)
+        return (y, self.extra(y)) if self.training else y
+
+
+def test_what_differs_in_training_is_noted() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 1))
+    assert trace(model, (X,)).notes == ()
+    traced = trace(Auxiliary(), (X,))
+    assert len(traced.notes) == 1
+    assert "differs in training; the student keeps to what it does in evaluation" in traced.notes[0]
+
+
+def node_of(function: object) -> tuple[fx.GraphModule, fx.Node]:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = nn.ReLU(inplace=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return function(self, x)  # type: ignore[operator]
+
+    graph = fx.symbolic_trace(Net())
+    return graph, list(graph.graph.nodes)[-2]
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda net, x: x.add_(1), True),
+        (lambda net, x: x.add(1), False),
+        (lambda net, x: torch.relu_(x), True),
+        (lambda net, x: F.relu(x, inplace=True), True),
+        (lambda net, x: F.relu(x), False),
+        (lambda net, x: net.act(x), True),
+    ],
+)
+def test_writes_are_known(function: object, expected: bool) -> None:
+    assert is_in_place(*node_of(function)) is expected
+
+
+def test_functions_methods_and_operators_have_one_name() -> None:
+    assert function_name(node_of(lambda net, x: x.add(1))[1]) == "add"
+    assert function_name(node_of(lambda net, x: torch.add(x, 1))[1]) == "add"
+    assert function_name(node_of(lambda net, x: x + 1)[1]) == "add"
+    assert function_name(node_of(lambda net, x: torch.ops.aten.add.Tensor(x, 1))[1]) == "add"
+    assert function_name(node_of(lambda net, x: net.act(x))[1]) == ""
+
+
+class ReadsBoth(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 2
+        y.relu_()
+        return y + 1
+
+
+def test_later_readers_read_the_node_that_wrote() -> None:
+    graph = trace(ReadsBoth(), (X,)).module
+    assert [str(node.args[0]) for node in graph.graph.nodes if node.name == "add"] == ["relu_"]
