@@ -15,6 +15,7 @@ from torch.utils import _pytree
 
 from lanac.backends._blocks import describe_student, save_ready, tied
 from lanac.backends._classes import write_classes
+from lanac.backends._functions import MODULES
 from lanac.backends.base import Runner
 from lanac.errors import BackendError
 
@@ -61,10 +62,10 @@ class PytorchBackend:
     def emit(
         self, student: fx.GraphModule, folder: Path, inputs: tuple[Tensor, ...]
     ) -> tuple[Path, ...]:
-        """Writes the source and the weights; `inputs` are not needed."""
+        """Writes the source and the weights."""
         from safetensors.torch import save_file
 
-        text, state = write_source(student)
+        text, state = write_source(student, inputs)
         source, weights = folder / SOURCE_NAME, folder / WEIGHTS_NAME
         draft = folder / f".{WEIGHTS_NAME}.{uuid.uuid4().hex}"
         try:
@@ -89,17 +90,24 @@ class PytorchBackend:
         return run
 
 
-def write_source(student: fx.GraphModule) -> tuple[str, dict[str, Tensor]]:
+def write_source(
+    student: fx.GraphModule, inputs: tuple[Tensor, ...] = ()
+) -> tuple[str, dict[str, Tensor]]:
     """The student as source text, and its weights by the names they have there.
+
+    `inputs` are examples, needed where the student has modules that torch.fx cannot trace.
 
     Raises:
         BackendError: a module or function of the student cannot be written as source; names it.
     """
-    block = describe_student(student)
+    block = describe_student(student, inputs)
     state = block.state()
     classes = write_classes(block, tied(state))
-    imports = ["import torch"] if re.search(r"\btorch\.", classes) else []
-    imports += ["import operator"] if re.search(r"\boperator\.", classes) else []
+    imports = [
+        f"import {name}"
+        for name, module in MODULES.items()
+        if module.__name__ == name and re.search(rf"\b{name}\.", classes)
+    ]
     imports += ["import torch.nn as nn"]
     imports += ["import torch.nn.functional as F"] if re.search(r"\bF\.", classes) else []
     text = f"{_HEAD}{chr(10).join(imports)}\n\n\n{classes}{_LOAD}"

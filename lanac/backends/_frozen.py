@@ -1,0 +1,138 @@
+"""Modules that torch.fx cannot trace, as torch.export sees them: operators, in evaluation."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Calls:
+    """What the modules of a student are called with; known after one run, made when first asked.
+
+    Args:
+        student: in eval mode.
+        inputs: example inputs; without any, no call is known.
+    """
+
+    def __init__(self, student: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._student, self._inputs = student, inputs
+        self._seen: dict[nn.Module, Arguments] | None = None
+
+    def of(self, module: nn.Module) -> Arguments | None:
+        """Arguments and keywords of the module's first call, tensors without their values."""
+        if self._seen is None:
+            self._seen = self._run() if self._inputs else {}
+        return self._seen.get(module)
+
+    @torch.no_grad()
+    def _run(self) -> dict[nn.Module, Arguments]:
+        seen: dict[nn.Module, Arguments] = {}
+
+        def note(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if module not in seen:
+                seen[module] = _pytree.tree_map_only(Tensor, _meta, (args, kwargs))
+
+        hooks = [
+            module.register_forward_pre_hook(note, with_kwargs=True)
+            for module in self._student.modules()
+        ]
+        try:
+            self._student(*(value.clone() for value in self._inputs))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen
+
+
+def _meta(value: Tensor) -> Tensor:
+    return torch.empty_like(value, device="meta")
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A module as a graph of ATen operators, and who holds the weights that it names."""
+
+    root: nn.Module
+    graph: fx.Graph
+
+
+def freeze(module: nn.Module, call: Arguments) -> Frozen:
+    """Exports a module with a free batch size.
+
+    Args:
+        module: in eval mode.
+        call: arguments and keywords to call it with, as `Calls` gives them.
+
+    Raises:
+        Exception: whatever torch.export raises for a module that it cannot express.
+    """
+    args, kwargs = _pytree.tree_map_only(Tensor, _example, call)
+    # AUTO: the batch is free where the module's code leaves it free.
+    shapes = _pytree.tree_map(_free_batch, (args, kwargs))
+    names = [parameter for parameter in inspect.signature(module.forward).parameters]
+    by_name = dict(zip(names, shapes[0], strict=False)) | shapes[1]
+    if len(args) > len(names):
+        by_name = None  # *args: torch.export has no way to name these
+    with torch.no_grad():
+        exported = torch.export.export(
+            module, args, kwargs or None, dynamic_shapes=by_name, strict=False
+        )
+    inner = exported.module(check_guards=False)
+    graph = fx.Graph()
+    leaves = list(_parameters(graph, names, args, kwargs))
+    copied: dict[fx.Node, Any] = {}
+    for node in inner.graph.nodes:
+        if node.op == "placeholder":
+            copied[node] = leaves.pop(0)
+        elif node.op == "output":
+            flat = [copied[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in node.args[0]]
+            graph.output(_pytree.tree_unflatten(flat, exported.call_spec.out_spec))
+        else:
+            copied[node] = graph.node_copy(node, copied.__getitem__)
+    graph.eliminate_dead_code()
+    return Frozen(inner, graph)
+
+
+def _example(value: Tensor) -> Tensor:
+    """A tensor to export with; a batch of one would be taken for a constant."""
+    shape = tuple(value.shape)
+    if shape and shape[0] == 1:
+        shape = (2, *shape[1:])
+    return torch.zeros(shape, dtype=value.dtype)
+
+
+def _free_batch(value: Any) -> Any:
+    is_batch = isinstance(value, Tensor) and value.ndim > 0
+    return {0: torch.export.Dim.AUTO} if is_batch else None
+
+
+def _parameters(
+    graph: fx.Graph, names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[fx.Node]:
+    """Makes the parameters of the graph; gives what stands for the leaves of the arguments."""
+    extra = (f"argument_{place}" for place in range(len(args)))
+    for value, name in zip(args, [*names[: len(args)], *extra], strict=False):
+        yield from _leaves(graph, graph.placeholder(name), value)
+    for name, value in kwargs.items():
+        yield from _leaves(graph, graph.placeholder(name), value)
+
+
+def _leaves(graph: fx.Graph, node: fx.Node, value: Any) -> Iterator[fx.Node]:
+    items: Any = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, tuple | list):
+        items = enumerate(value)
+    else:
+        yield node
+    for key, item in items:
+        yield from _leaves(graph, graph.call_function(operator.getitem, (node, key)), item)
