@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,13 +31,15 @@ from benchmarks.zoo.networks import Network, networks  # noqa: E402
 from benchmarks.zoo.table import write_table  # noqa: E402
 
 LIBRARIES = ("torch", "timm", "torchvision", "onnx", "onnxscript", "onnxruntime")
-PREFIX = "row: "
+PRELOAD = ["torch", "timm", "torchvision", "benchmarks.zoo.checks"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
-    parser.add_argument("--only", action="append", default=[], help="networks by name (glob); again")
+    parser.add_argument(
+        "--only", action="append", default=[], help="networks by name (glob); again"
+    )
     parser.add_argument("--group", action="append", default=[], help="groups of networks")
     parser.add_argument("--seconds", type=float, default=240, help="time limit per network")
     parser.add_argument("--no-onnx", action="store_true", help="without the slowest stage")
@@ -47,10 +49,11 @@ def main() -> None:
         "--cache", type=Path, default=Path(tempfile.gettempdir()) / "lanac-coverage.jsonl"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "coverage.md")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.worker:
-        return work(Network(**json.loads(arguments.worker)), not arguments.no_onnx)
+    # Inherited by every process. The packages are imported once, and each process is a fork.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["PYTHONPATH"] = str(ROOT)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
 
     everything = networks()
     code = "" if arguments.stale else fingerprint()
@@ -111,39 +114,43 @@ def read_cache(path: Path, code: str) -> dict[str, Any]:
 
 def run(network: Network, arguments: argparse.Namespace) -> dict[str, Any]:
     """One network in a process of its own: the last row that it told."""
-    command = [sys.executable, __file__, "--worker", json.dumps(vars(network))]
-    command += ["--no-onnx"] if arguments.no_onnx else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     begun = time.perf_counter()
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,  # so that what it starts can be stopped with it
-    ) as process:
-        try:
-            out, err = process.communicate(timeout=arguments.seconds)
-            ended = f"the process ended with status {process.returncode}: {err.strip()[-200:]}"
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            out, _ = process.communicate()
+    with tempfile.TemporaryDirectory(prefix="coverage.") as folder:
+        told, noise = Path(folder) / "rows", Path(folder) / "noise"
+        context = multiprocessing.get_context("forkserver")
+        process = context.Process(target=work, args=(network, not arguments.no_onnx, told, noise))
+        process.start()
+        process.join(arguments.seconds)
+        if process.is_alive():
+            assert process.pid is not None  # it has been started
+            os.killpg(process.pid, signal.SIGKILL)  # what it has started as well
             ended = f"not done within {arguments.seconds:.0f} s"
-    told = [line.removeprefix(PREFIX) for line in out.splitlines() if line.startswith(PREFIX)]
+        else:
+            last = noise.read_text(errors="replace").strip()[-200:] if noise.exists() else ""
+            ended = f"the process ended with status {process.exitcode}: {last}"
+        process.join()
+        rows = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
     row: dict[str, Any] = {**vars(network), "stages": {"build": {"error": ended}}}
-    if told:
-        row = json.loads(told[-1])
+    if rows:
+        row = json.loads(rows[-1])
         if "running" in row:
             row["stages"][row.pop("running")]["error"] = ended
     return {**row, "wall_seconds": time.perf_counter() - begun}
 
 
-def work(network: Network, with_onnx: bool) -> None:
-    """What the process of one network does."""
+def work(network: Network, with_onnx: bool, told: Path, noise: Path) -> None:
+    """What the process of one network does: a line in `told` after every stage."""
+    os.setsid()
+    with noise.open("w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
     from benchmarks.zoo.checks import check_network
 
-    check_network(network, lambda row: print(PREFIX + json.dumps(row), flush=True), with_onnx)
+    def report(row: dict[str, Any]) -> None:
+        with told.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    check_network(network, report, with_onnx)
 
 
 if __name__ == "__main__":

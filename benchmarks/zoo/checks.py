@@ -115,7 +115,6 @@ def _trace(model: nn.Module, x: Tensor, row: Row) -> Trace:
     traced = trace(model, (x,))
     row["notes"] = list(traced.notes)
     nodes = list(traced.module.graph.nodes)
-    aten = [n for n in nodes if isinstance(n.target, torch._ops.OpOverload)]
     tracer = ShapeTracer((x,))
     calls = {str(node.target) for node in nodes if node.op == "call_module"}
     opaque = {
@@ -125,7 +124,7 @@ def _trace(model: nn.Module, x: Tensor, row: Row) -> Trace:
         # What clean-up has added belongs to no file of the model's; it is a leaf by design.
         if not tracer.is_leaf_module(part, path) and not type(part).__module__.startswith("lanac.")
     }
-    row["how"] = "torch.export" if aten else "fx"
+    row["how"] = traced.how
     row["opaque"] = sorted(opaque)
     return traced
 
@@ -265,7 +264,9 @@ def _source(
             data |= {f"{prefix}.{place}": value for place, value in enumerate(outputs)}
     if wanted is not None:
         data |= {f"train.{place}": value for place, value in enumerate(wanted["outputs"])}
-    copies = {name: value.clone(memory_format=torch.contiguous_format) for name, value in data.items()}
+    copies = {
+        name: value.clone(memory_format=torch.contiguous_format) for name, value in data.items()
+    }
     save_file(copies, folder / "data.safetensors")
     del copies, data
     command = [sys.executable, "-IB", str(FRESH), str(folder), *(["train"] if wanted else [])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -213,7 +214,7 @@ class UNet(nn.Module):
     def __init__(self, width: int = 16, classes: int = 2) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(5)]
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(itertools.pairwise(widths))
         self.encoder = nn.ModuleList(
             [DoubleConv(a, b) for a, b in zip([3, *widths], widths[:4], strict=False)]
         )

@@ -21,6 +21,7 @@ from lanac.backends._leaves import (
     torch_base,
     torch_leaf,
 )
+from lanac.backends._switches import inline_switch
 from lanac.errors import BackendError
 
 
@@ -78,7 +79,7 @@ def _describe_graph(
     is_root: bool = False,
     in_training: fx.Graph | None = None,
 ) -> Block:
-    graph = _without_identities(root, graph, keep_slots=is_root)
+    graph = _inlined(root, graph, keep_slots=is_root)
     graphs = [graph] if in_training is None else [in_training, graph]
     nodes = [n for g in graphs for n in g.nodes if n.op in ("call_module", "get_attr")]
     targets = list(dict.fromkeys(str(node.target) for node in nodes))
@@ -165,7 +166,7 @@ def _describe_traced(
     root: nn.Module, graph: fx.Graph, title: str, path: str, calls: Calls
 ) -> list[tuple[str, Part]]:
     """A block, or the module that is all there is in the graph."""
-    graph = _without_identities(root, graph)
+    graph = _inlined(root, graph)
     nodes = list(graph.nodes)
     if [n.op for n in nodes] == ["placeholder", "output"] and nodes[1].args == (nodes[0],):
         return [("", Leaf("nn.Identity", ()))]
@@ -176,19 +177,25 @@ def _describe_traced(
     return [("", _describe_graph(root, graph, title, path, calls))]
 
 
-def _without_identities(root: nn.Module, graph: fx.Graph, keep_slots: bool = False) -> fx.Graph:
-    """The graph without the `nn.Identity` that stand for what an option of the teacher left out.
+def _inlined(root: nn.Module, graph: fx.Graph, keep_slots: bool = False) -> fx.Graph:
+    """The graph without modules that are nothing or one call.
 
-    A slot filled with identity says that something was here; its name has no dot.
+    These are the `nn.Identity` that stand for what an option of the teacher left out, and calls
+    whose constants differ in training. A slot filled with identity says that something was here;
+    its name has no dot.
     """
     clean = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        is_kept = node.op != "call_module" or (keep_slots and "." not in node.target)
-        if not is_kept and type(root.get_submodule(node.target)) is nn.Identity:
+        part = root.get_submodule(node.target) if node.op == "call_module" else None
+        is_kept = part is None or (keep_slots and "." not in node.target)
+        if not is_kept and type(part) is nn.Identity:
             copied[node] = copied[node.all_input_nodes[0]]
-        else:
-            copied[node] = clean.node_copy(node, copied.__getitem__)
+            continue
+        call = None
+        if part is not None and not node.kwargs:
+            call = inline_switch(clean, part, [copied[source] for source in node.all_input_nodes])
+        copied[node] = call or clean.node_copy(node, copied.__getitem__)
     return clean
 
 

@@ -13,6 +13,7 @@ from torch import fx
 
 from lanac.backends._functions import MODULES, copied_functions, torch_name
 from lanac.backends._leaves import source
+from lanac.backends._switches import Switch
 from lanac.errors import BackendError
 
 # Values that are used once flow through these; values that live longer get names of their own.
@@ -254,6 +255,12 @@ class _ForwardWriter:
         """A graph argument as source."""
         if isinstance(value, fx.Node):
             return self.names[value]
+        if isinstance(value, Switch):
+            if (value.in_training, value.in_evaluation) == (True, False):
+                return "self.training"
+            modes = (value.in_training, value.in_evaluation)
+            text = " if self.training else ".join(self._text(mode, node) for mode in modes)
+            return f"({text})" if node.target in _INFIX or node.target in _IN_PLACE else text
         if isinstance(value, tuple):
             items = [self._text(item, node) for item in value]
             return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"

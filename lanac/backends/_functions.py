@@ -67,9 +67,7 @@ def copied_functions(function: Callable[..., object]) -> dict[str, str]:
     return found
 
 
-def _copy(
-    function: Callable[..., object], found: dict[str, str], names: dict[object, str]
-) -> str:
+def _copy(function: Callable[..., object], found: dict[str, str], names: dict[object, str]) -> str:
     """Adds a function to `found`, after those it calls; returns its name there."""
     function = inspect.unwrap(function)
     if function in names:
@@ -87,7 +85,7 @@ def _copy(
     assert isinstance(tree, ast.FunctionDef)  # lambdas and coroutines have gone
     names[function] = function.__name__
     tree = _Plain().visit(tree)
-    local = {node.id for node in ast.walk(tree) if _is_stored(node)}
+    local = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and _is_stored(node)}
     local |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
     texts: dict[str, str] = {}
     for node in ast.walk(tree):
@@ -100,8 +98,8 @@ def _copy(
     return function.__name__
 
 
-def _is_stored(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+def _is_stored(node: ast.Name) -> bool:
+    return isinstance(node.ctx, ast.Store)
 
 
 def _global(
