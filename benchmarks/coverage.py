@@ -41,7 +41,8 @@ def main() -> None:
         "--only", action="append", default=[], help="networks by name (glob); again"
     )
     parser.add_argument("--group", action="append", default=[], help="groups of networks")
-    parser.add_argument("--seconds", type=float, default=240, help="time limit per network")
+    parser.add_argument("--seconds", type=float, default=400, help="time limit per network")
+    parser.add_argument("--minutes", type=float, default=1e9, help="start no network after these")
     parser.add_argument("--no-onnx", action="store_true", help="without the slowest stage")
     parser.add_argument("--stale", action="store_true", help="also take rows of older code")
     parser.add_argument("--report", action="store_true", help="only write the table")
@@ -60,10 +61,14 @@ def main() -> None:
     rows = read_cache(arguments.cache, code)
     wanted = [] if arguments.report else [n for n in everything if is_wanted(n, arguments, rows)]
     begun = time.time()
+    end = begun + 60 * arguments.minutes
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        started = [(n, pool.submit(run, n, arguments)) for n in wanted]
+        started = [(n, pool.submit(run, n, arguments, end)) for n in wanted]
         for count, (network, future) in enumerate(started, 1):
-            row = {**future.result(), "code": fingerprint()}
+            result = future.result()
+            if result is None:
+                continue
+            row = {**result, "code": fingerprint()}
             rows[network.key] = row
             with arguments.cache.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -112,8 +117,10 @@ def read_cache(path: Path, code: str) -> dict[str, Any]:
     return rows
 
 
-def run(network: Network, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One network in a process of its own: the last row that it told."""
+def run(network: Network, arguments: argparse.Namespace, end: float) -> dict[str, Any] | None:
+    """One network in a process of its own: the last row that it told; None after the end."""
+    if time.time() > end:
+        return None
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="coverage.") as folder:
         told, noise = Path(folder) / "rows", Path(folder) / "noise"

@@ -19,7 +19,6 @@ from lanac.errors import BackendError
 # Values that are used once flow through these; values that live longer get names of their own.
 _PASSING = ("x", "y", "z", "u", "v", "w")
 _RESERVED = {*keyword.kwlist, *dir(builtins), *_PASSING, *MODULES, "self"}
-_BUILTINS = {len, int, float, bool, max, min, sum, abs, tuple, list}
 _INFIX: Mapping[object, str] = {
     operator.add: "+",
     operator.sub: "-",
@@ -229,8 +228,6 @@ class _ForwardWriter:
         raise self._error(node, f"{target!r} is not a function")
 
     def _function(self, target: Callable[..., object], node: fx.Node) -> str:
-        if target in _BUILTINS:
-            return target.__name__
         name = torch_name(target)
         if name is None:
             try:

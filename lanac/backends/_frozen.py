@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import logging
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,7 +89,7 @@ def freeze(module: nn.Module, call: Arguments) -> Frozen:
     by_name = dict(zip(names, shapes[0], strict=False)) | shapes[1]
     if len(args) > len(names):
         by_name = None  # *args: torch.export has no way to name these
-    with torch.no_grad():
+    with torch.no_grad(), _silence():
         exported = torch.export.export(
             module, args, kwargs or None, dynamic_shapes=by_name, strict=False
         )
@@ -107,6 +109,17 @@ def freeze(module: nn.Module, call: Arguments) -> Frozen:
     _follow_the_input(graph, tensors)
     graph.eliminate_dead_code()
     return Frozen(inner, graph)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """torch.export logs pages about what it then raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _is_assert(target: torch._ops.OpOverload) -> bool:

@@ -42,14 +42,17 @@ _SPACES: tuple[tuple[ModuleType | type, str], ...] = (
     (torch.special, "torch.special"),
     (torch.Tensor, "torch.Tensor"),
     (math, "math"),
+    (operator, "operator"),
 )
 
 
 def torch_name(function: Callable[..., object]) -> str | None:
-    """How source that imports torch and math calls a function; None for one that is not theirs."""
+    """How source calls a function of torch or Python; None for one that is not theirs."""
     if isinstance(function, torch._ops.OpOverload) and function.namespace in ("aten", "prims"):
         return f"torch.ops.{function}"
     name = getattr(function, "__name__", "")
+    if getattr(builtins, name, None) is function:
+        return name
     return next(
         (f"{prefix}.{name}" for space, prefix in _SPACES if getattr(space, name, None) is function),
         None,
