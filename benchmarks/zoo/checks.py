@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
-from benchmarks.zoo.networks import DENSE, TEACHERS, Built, Network, build
+from benchmarks.zoo.networks import DENSE, Built, Network, build
 from lanac.backends.onnx import BACKEND as ONNX
 from lanac.backends.pytorch import BACKEND as PYTORCH
 from lanac.errors import LanacError
@@ -108,6 +108,10 @@ def _build(network: Network, row: Row) -> Built:
     built = build(network)
     row["params"] = sum(value.numel() for value in built.model.parameters())
     row["image"], row["rates"] = built.image, dict(built.rates)
+    start = time.perf_counter()
+    with torch.no_grad():
+        built.model(torch.randn(BATCH, *built.image))
+    row["forward_seconds"] = time.perf_counter() - start
     return built
 
 
@@ -142,10 +146,6 @@ def _partition(network: Network, model: nn.Module, traced: Trace, row: Row) -> P
     if network.group == DENSE:
         convolutions = (m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd))
         row["convolution_share"] = _share((m.weight for m in convolutions), inside)
-    expected = TEACHERS.get(network.name)
-    if expected is not None:
-        blocks = [name for name in row["slots"] if name.startswith(expected.prefixes)]
-        row["blocks"], row["others"] = len(blocks), len(row["slots"]) - len(blocks)
     return program
 
 

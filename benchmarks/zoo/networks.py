@@ -35,11 +35,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Expected:
-    """Slots that a teacher has: those whose name begins with one of `blocks`, and the others."""
+    """Slots that a teacher has: those whose name begins like `pattern` are its blocks."""
 
     blocks: int
     others: int
-    prefixes: tuple[str, ...] = ("blocks.",)
+    pattern: str = r"blocks\."
 
 
 SMALL: Mapping[str, str] = {
@@ -155,7 +155,7 @@ IMAGE_OPTIONS: Mapping[str, int] = {
 IMAGE_SIZES: Mapping[str, int] = {"sam2_hiera_tiny": 224, "mobilenetv5_base": 256}
 """Networks whose own image size is large and that take a smaller image as they are."""
 
-RESNET = ("layer1.", "layer2.", "layer3.", "layer4.")
+RESNET = r"layer[1-4]\."
 TEACHERS: Mapping[str, Expected] = {
     "efficientnet_b0": Expected(16, 3),
     "efficientnet_b2": Expected(23, 3),
@@ -164,11 +164,13 @@ TEACHERS: Mapping[str, Expected] = {
     "tf_efficientnetv2_b3": Expected(32, 3),
     "resnet50": Expected(16, 2, RESNET),
     "resnest50d_1s4x24d": Expected(16, 4, RESNET),
-    "vit_small_patch16_224": Expected(24, 2),
-    "mobilenetv3_large_100": Expected(15, 3),
-    "regnety_008": Expected(14, 2, ("s1.", "s2.", "s3.", "s4.")),
-    "convnext_tiny": Expected(18, 5),
-    "swin_tiny_patch4_window7_224": Expected(24, 5),
+    # The position embedding is added in front of the first block and belongs to its slot.
+    "vit_small_patch16_224": Expected(24, 2, r"blocks\.|pos_embed"),
+    # Its last "block" is a lone convolution.
+    "mobilenetv3_large_100": Expected(15, 3, r"blocks\.[0-5]\."),
+    "regnety_008": Expected(14, 2, r"s[1-4]\."),
+    "convnext_tiny": Expected(18, 5, r"stages\.\d\.blocks\."),
+    "swin_tiny_patch4_window7_224": Expected(24, 5, r"layers\.\d\.blocks\."),
 }
 """The paper's teachers and their relatives, with the slots they have (stem and heads: others)."""
 
