@@ -23,12 +23,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "fashion_mnist")]
 
 from lanac.compilation import Compilation  # noqa: E402 - the paths come first
-from lanac.compiler import Settings, begin, preparation  # noqa: E402
+from lanac.compiler import begin, preparation  # noqa: E402
 from lanac.frontend.model_file import load_model_file  # noqa: E402
 from lanac.ir import TEACHER, OpSpec  # noqa: E402
 from lanac.ops.pool import parse_pool  # noqa: E402
 from lanac.passes import run_passes  # noqa: E402
 from lanac.passes.evaluate_plans import PlanEvaluation  # noqa: E402
+from lanac.settings import Settings  # noqa: E402
 from lanac.targets import LATENCY  # noqa: E402
 
 

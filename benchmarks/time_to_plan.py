@@ -19,11 +19,12 @@ START = time.perf_counter()
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from lanac.compiler import Settings, begin, choose_plan, preparation  # noqa: E402
+from lanac.compiler import begin, choose_plan, preparation  # noqa: E402
 from lanac.frontend.model_file import load_model_file  # noqa: E402
 from lanac.instruments import Instruments  # noqa: E402
 from lanac.ops.pool import parse_pool  # noqa: E402
 from lanac.passes import run_passes  # noqa: E402
+from lanac.settings import Settings  # noqa: E402
 from lanac.targets import LATENCY, parse_budgets  # noqa: E402
 
 

@@ -13,24 +13,29 @@ from lanac.version import __version__
 
 if TYPE_CHECKING:
     from lanac.compilation import Compilation
-    from lanac.compiler import Result, Settings, begin, choose_plan, compile, preparation
+    from lanac.compiler import Result, begin, choose_plan, compile, preparation
+    from lanac.inspection import Inspection, inspect
     from lanac.instruments import Instruments
     from lanac.passes import run_passes
+    from lanac.settings import Settings
 
 _HOMES = {
     "Compilation": "lanac.compilation",
+    "Inspection": "lanac.inspection",
     "Instruments": "lanac.instruments",
     "Result": "lanac.compiler",
-    "Settings": "lanac.compiler",
+    "Settings": "lanac.settings",
     "begin": "lanac.compiler",
     "choose_plan": "lanac.compiler",
     "compile": "lanac.compiler",
+    "inspect": "lanac.inspection",
     "preparation": "lanac.compiler",
     "run_passes": "lanac.passes",
 }
 
 __all__ = [
     "Compilation",
+    "Inspection",
     "Instruments",
     "LanacError",
     "Result",
@@ -39,6 +44,7 @@ __all__ = [
     "begin",
     "choose_plan",
     "compile",
+    "inspect",
     "preparation",
     "run_passes",
 ]

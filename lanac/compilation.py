@@ -109,7 +109,8 @@ class Compilation:
         out: folder for what is emitted.
         device: where training runs.
         seed: everything random follows from it.
-        fingerprints: hashes of teacher ("teacher") and training data ("data").
+        fingerprints: hashes of the teacher's weights ("teacher"), of its graph and slots ("program")
+            and of the training data ("data").
         program ... outputs: the artifacts, in the order in which passes add them.
     """
 

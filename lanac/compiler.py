@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lanac.backends.base import BACKENDS
 from lanac.compilation import Compilation
 from lanac.errors import BackendError, DataError, InfeasibleBudgetError, WorkspaceError
+from lanac.frontend.partition import SlotOptions
 from lanac.frontend.tracing import run_model
 from lanac.instruments import Instruments
 from lanac.ir import OpSpec
@@ -36,42 +37,17 @@ from lanac.passes import (
 from lanac.passes.check_budgets import CheckBudgets
 from lanac.passes.time_finalists import START
 from lanac.report.summary import write_report
+from lanac.settings import Settings
 from lanac.targets import LATENCY, Budget, parse_budgets, parse_target
 from lanac.training.data import Data
 from lanac.training.device import pick_device
 from lanac.training.finetune import FinetuneOptions
-from lanac.training.task import Task
+from lanac.training.inputs import in_one_order
+from lanac.training.task import Task, check_outputs
 from lanac.workspace import Workspace, disk_errors, write_atomically
 
 _TIGHTENINGS = 6
 """How often a plan set that was too slow in reality is selected anew."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How much work goes into a student; the command line has an option for each.
-
-    Attributes:
-        distill_samples: training samples that every candidate learns from.
-        score_samples: training samples that every op is scored on.
-        plans: diverse plans per budget (the paper's K).
-        evaluate_images: training samples that the best plans are compared on.
-        finalists: plans that are timed as whole networks.
-        finetune_epochs: epochs of finetuning.
-        learning_rate: peak learning rate of finetuning.
-        batch_size: samples per step of finetuning; other passes derive theirs from it.
-        held_out: training samples kept from training, for decisions; at most a tenth.
-    """
-
-    distill_samples: int = 8192
-    score_samples: int = 1024
-    plans: int = 16
-    evaluate_images: int = 6000
-    finalists: int = 3
-    finetune_epochs: int = 5
-    learning_rate: float = 5e-4
-    batch_size: int = 128
-    held_out: int = 2048
 
 
 @dataclass(frozen=True)
@@ -107,6 +83,9 @@ def compile(  # the name that users expect; nothing here needs the builtin
     example_inputs: Any = None,
     pool: str = "default",
     emit: str | Sequence[str] = ("pytorch", "onnx"),
+    granularity: str = "block",
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
     seed: int = 0,
     device: str = "auto",
     settings: Settings | None = None,
@@ -116,8 +95,11 @@ def compile(  # the name that users expect; nothing here needs the builtin
 
     Args:
         model: the trained teacher.
-        train_data: a torch Dataset of (input, target), a DataLoader over one, or a pair of tensors.
-            Without targets, the distance to the teacher's outputs takes the place of the loss.
+        train_data: a torch Dataset of (inputs, target), a DataLoader over one, or a pair of
+            tensors. Inputs are a tensor, a tuple of tensors, or a dict of tensors by the names of
+            the arguments of `forward`; a sample that is a dict as a whole has its target under
+            `labels`. Without targets, the distance to the teacher's outputs takes the place of
+            the loss.
         val_data: the same; only reported on. Default: a held-out part of the training data.
         budget: `0.5x`, `12ms`, `params=5M`, `flops=0.6x`; joined by `+` where all must hold;
             separated by commas for one student each.
@@ -126,9 +108,14 @@ def compile(  # the name that users expect; nothing here needs the builtin
         workspace: folder for intermediate results. Default: `workspace` below `out`.
         loss: `loss(outputs, targets)`, a scalar; default cross-entropy.
         metric: `metric(outputs, targets)`, higher is better; default top-1.
-        example_inputs: a tensor or a tuple of tensors; default: taken from `train_data`.
+        example_inputs: a tensor, a tuple or a dict of tensors, as in a sample; default: taken from
+            `train_data`.
         pool: pool names, families and ops, separated by commas.
         emit: names of the outputs.
+        granularity: `block`: a residual block is one slot; `layer`: a convolution or linear layer
+            with its norm and activation is one.
+        only: glob patterns of module paths, such as `layer3.*`; nothing else becomes a slot.
+        skip: glob patterns of module paths that stay as they are.
         seed: everything random follows from it.
         device: where training runs: auto, cpu or cuda.
         settings: how much work goes into it.
@@ -155,6 +142,9 @@ def compile(  # the name that users expect; nothing here needs the builtin
         loss=loss,
         metric=metric,
         example_inputs=example_inputs,
+        granularity=granularity,
+        only=only,
+        skip=skip,
         held_out=settings.held_out,
         seed=seed,
         device=device,
@@ -177,6 +167,9 @@ def begin(
     loss: Callable[..., Any] | None = None,
     metric: Callable[..., Any] | None = None,
     example_inputs: Any = None,
+    granularity: str = "block",
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
     held_out: int = Settings.held_out,
     seed: int = 0,
     device: str = "auto",
@@ -187,8 +180,9 @@ def begin(
     The arguments are those of `compile`; the result is what `run_passes` goes on from.
     """
     budgets = parse_budgets(budget)
+    options = SlotOptions(granularity, tuple(only), tuple(skip))
     parsed_target, training_device = parse_target(target), pick_device(device)
-    task = build_task(train_data, val_data, loss, metric, held_out, seed)
+    task = build_task(model, train_data, val_data, loss, metric, held_out, seed)
     example = example_tensors(task, example_inputs)
     model.eval()
     check_task(task, model)
@@ -206,7 +200,7 @@ def begin(
         instruments=instruments or Instruments(),
         fingerprints={"data": task.train.fingerprint()},
     )
-    traced = run_passes(start, [TraceProgram(model)])
+    traced = run_passes(start, [TraceProgram(model, task.train.names, options)])
     claim_folder(folder, traced.fingerprints["teacher"])
     return traced
 
@@ -288,6 +282,7 @@ def parse_outputs(emit: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def build_task(
+    model: nn.Module,
     train_data: Any,
     val_data: Any,
     loss: Callable[..., Any] | None,
@@ -298,16 +293,18 @@ def build_task(
     """Wraps the user's data; keeps a part of the training data for decisions.
 
     Raises:
-        DataError: no data, or too few.
+        DataError: no data, too few, or inputs by names that the model does not take.
     """
     if train_data is None:
         raise DataError("train_data() gave nothing; expected a torch Dataset of (input, target)")
-    data = Data.of(train_data, "train_data()")
+    data = Data.of(train_data, "train_data()").for_network(model)
     if len(data) < 20:
         raise DataError(f"train_data() has {len(data)} samples; lanac needs at least 20")
     labelled = data.batch([0]).targets is not None
     train, kept = data.split(max(2, min(held_out, len(data) // 10)), seed)
-    val = kept if val_data is None else Data.of(val_data, "val_data()")
+    val = kept
+    if val_data is not None:
+        val = replace(Data.of(val_data, "val_data()"), names=data.names)
     if labelled and val.batch([0]).targets is None:
         raise DataError("val_data() has no labels, train_data() has; give val_data() labels too")
     return Task(train, val, kept, loss, metric, labelled)
@@ -319,10 +316,14 @@ def check_task(task: Task, model: nn.Module) -> None:
     Raises:
         LanacError: one of them fails.
     """
+    names = task.train.names
     for data in (task.train, task.val):
-        batch = data.batch(list(range(min(8, len(data)))))
-        first = f"the first samples of {data.name},"
-        outputs = run_model(model, batch.inputs, first, data.name)
+        first = f"the first samples of {data.name}"
+        batch, one = (data.batch(range(min(count, len(data)))) for count in (8, 1))
+        outputs, of_one = (
+            run_model(model, part.inputs, f"{first},", data.name, names) for part in (batch, one)
+        )
+        check_outputs(outputs, of_one, first)
         if data is task.train:
             task.check(outputs, batch)
         task.check_metric(outputs, batch, data.name)
@@ -332,15 +333,14 @@ def example_tensors(task: Task, example_inputs: Any) -> tuple[Tensor, ...]:
     """The example inputs, batch first; two training samples where the user gave none.
 
     Raises:
-        DataError: they are not tensors.
+        DataError: they are not tensors, or not of the form that the samples have.
     """
     if example_inputs is None:
         return task.train.batch([0, 1]).inputs
-    tensors = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
-    if not tensors or not all(isinstance(value, Tensor) and value.dim() > 0 for value in tensors):
-        kinds = ", ".join(type(value).__name__ for value in tensors) or "nothing"
-        raise DataError(f"example_inputs() gave {kinds}; expected a tensor or a tuple of tensors")
-    return tuple(tensors)
+    tensors = in_one_order(example_inputs, task.train.names, "example_inputs()")
+    if any(tensor.dim() == 0 for tensor in tensors):
+        raise DataError("example_inputs() has a tensor without dimensions; expected a batch first")
+    return tensors
 
 
 def claim_folder(folder: Path, teacher: str) -> None:

@@ -10,6 +10,14 @@ class LanacError(Exception):
     """Base of every error that is the user's to mend: shown without a traceback, exit status 1."""
 
 
+class CommandError(LanacError):
+    """A command line whose parts do not go together."""
+
+
+class SourceError(LanacError):
+    """A model that cannot be found by its name, or whose trained weights cannot be loaded."""
+
+
 class ModelFileError(LanacError):
     """The model file is missing, broken or lacks what lanac needs."""
 

@@ -20,10 +20,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 OPEN_TO_ALL = {"errors", "registry", "version"}
 BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "training", "backends"}
 ALLOWED: dict[str, set[str]] = {
-    "__init__": {"compilation", "compiler", "instruments", "passes"},
+    "__init__": {"compilation", "compiler", "inspection", "instruments", "passes", "settings"},
     "__main__": {"cli"},
     "errors": set(),
     "version": set(),
+    "settings": set(),
     "registry": set(),
     "instruments": set(),
     "workspace": set(),
@@ -36,10 +37,13 @@ ALLOWED: dict[str, set[str]] = {
     "backends": {"ir"},
     "compilation": BELOW_PASSES | {"instruments", "workspace"},
     "passes": BELOW_PASSES | {"compilation", "instruments", "workspace"},
-    "compiler": BELOW_PASSES | {"compilation", "instruments", "workspace", "passes", "report"},
-    "report": {"compilation", "compiler", "instruments", "ir", "targets", "workspace"},
-    "cli": {"compilation", "compiler", "instruments", "ir", "frontend", "report"}
-    | {"targets", "ops", "backends", "workspace"},
+    "compiler": BELOW_PASSES
+    | {"compilation", "instruments", "workspace", "passes", "report", "settings"},
+    "inspection": BELOW_PASSES | {"compilation", "compiler", "instruments", "workspace", "passes"},
+    "report": {"compilation", "compiler", "inspection", "instruments", "ir", "targets"}
+    | {"workspace"},
+    "cli": {"compilation", "compiler", "inspection", "instruments", "ir", "frontend", "report"}
+    | {"targets", "ops", "backends", "workspace", "settings"},
 }
 """What a part of lanac may import beside itself and what is open to all."""
 
@@ -50,7 +54,9 @@ WALLED_IN = {
     "networkx": {"frontend/regions.py"},
     "onnx_graphsurgeon": {"backends/onnx.py"},
     "polygraphy": {"backends/onnx.py", "backends/onnxruntime.py"},
-    "typer": {"cli/main.py"},
+    "timm": {"frontend/zoo_timm.py"},
+    "torchvision": {"frontend/zoo_torchvision.py", "frontend/image_folder.py"},
+    "typer": {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "cli").glob("*.py")},
 }
 
 

@@ -21,6 +21,7 @@ from lanac.backends._leaves import (
     torch_base,
     torch_leaf,
 )
+from lanac.backends._structures import structures_of
 from lanac.backends._switches import inline_switch
 from lanac.errors import BackendError
 
@@ -34,12 +35,14 @@ class Block:
         parts: its attributes in order.
         forward: lines of its forward method.
         functions: source of the functions that it calls and that are not torch's, by name.
+        structures: NamedTuples and dataclasses that the forward method makes.
     """
 
     title: str
     parts: Mapping[str, Leaf | Block]
     forward: tuple[str, ...]
     functions: Mapping[str, str] = field(default_factory=dict)
+    structures: tuple[type, ...] = ()
 
     def state(self, prefix: str = "") -> dict[str, Tensor]:
         """Parameters and buffers by the name they have in the emitted module."""
@@ -102,7 +105,8 @@ def _describe_graph(
         head, *body = write_forward(in_training, attributes, where, functions)
         indented = (f"    {line}" for line in body)
         forward = (head, "    if self.training:", *indented, *forward[1:])
-    return Block(title, parts, forward, functions)
+    structures = dict.fromkeys(cls for g in graphs for cls in structures_of(g).values())
+    return Block(title, parts, forward, functions, tuple(structures))
 
 
 def _describe(root: nn.Module, target: str, path: str, calls: Calls) -> list[tuple[str, Part]]:

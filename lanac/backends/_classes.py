@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lanac.backends._blocks import Block
 from lanac.backends._leaves import HELPERS, REQUIRED, Argument, Leaf, source
+from lanac.backends._structures import write_structures
 from lanac.errors import BackendError
 
 # More constructor arguments than this hide what a block is; two classes then read better.
@@ -39,7 +40,9 @@ def write_classes(student: Block, ties: Sequence[tuple[str, str]]) -> str:
     functions = _functions(blocks)
     texts = [text for name, text in HELPERS.items() if name in helpers]
     texts += functions.values()
-    names = {"Student", *HELPERS, *functions}
+    structures = write_structures(cls for block in blocks for cls in block.structures)
+    texts += structures.values()
+    names = {"Student", *HELPERS, *functions, *structures}
     made: dict[Block, _Call] = {}
     heights: dict[Block, int] = {}
     for block in blocks:

@@ -13,6 +13,7 @@ from torch import fx
 
 from lanac.backends._functions import MODULES, copied_functions, torch_name
 from lanac.backends._leaves import source
+from lanac.backends._structures import field_defaults, is_structure, structures_of
 from lanac.backends._switches import Switch
 from lanac.errors import BackendError
 
@@ -60,9 +61,9 @@ _NO_DEFAULT = object()
 
 
 def _defaults(target: object) -> dict[str, object]:
-    """Defaults of a Python function: fx writes arguments out that nobody gave."""
+    """Defaults of a Python function or dataclass: fx writes arguments out that nobody gave."""
     if not inspect.isfunction(target):
-        return {}
+        return field_defaults(target)
     parameters = inspect.signature(target).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
@@ -106,7 +107,7 @@ class _ForwardWriter:
             for value in node.all_input_nodes:
                 self.last_use[value] = node
         self.live: dict[str, fx.Node] = {}
-        self.taken: set[str] = set()
+        self.taken: set[str] = set(structures_of(graph))
 
     def write(self) -> tuple[str, ...]:
         lines: list[str] = []
@@ -228,6 +229,8 @@ class _ForwardWriter:
         raise self._error(node, f"{target!r} is not a function")
 
     def _function(self, target: Callable[..., object], node: fx.Node) -> str:
+        if is_structure(target):
+            return target.__name__
         name = torch_name(target)
         if name is None:
             try:
@@ -260,6 +263,8 @@ class _ForwardWriter:
             return f"({text})" if node.target in _INFIX or node.target in _IN_PLACE else text
         if isinstance(value, tuple):
             items = [self._text(item, node) for item in value]
+            if is_structure(type(value)):
+                return f"{type(value).__name__}({', '.join(items)})"
             return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
         if isinstance(value, list):
             return f"[{', '.join(self._text(item, node) for item in value)}]"

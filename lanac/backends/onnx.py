@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from lanac.backends._flat import with_flat_outputs
 from lanac.backends.base import Runner
 from lanac.errors import BackendError
 
@@ -85,7 +86,8 @@ def export_model(
 
     Returns:
         The model: topologically sorted, without dead nodes, opset `OPSET`; its inputs are called
-        like the module's, its outputs `output` or `output_0`, `output_1`, ...
+        like the module's. Nested outputs come one after the other, depth first, and are called by
+        their keys and places, as `lanac.ir.outputs.named_tensors` has them.
 
     Raises:
         BackendError: a batch norm or dropout is in training mode, or the exporter fails.
@@ -96,10 +98,11 @@ def export_model(
     shapes = None
     if dynamic_batch:
         examples, shapes = _with_batch(inputs)
+    exported, output_names = with_flat_outputs(module, examples)
     try:
         with _silence(), torch.no_grad():
             program: Any = torch.onnx.export(
-                module,
+                exported,
                 examples,
                 dynamo=True,
                 opset_version=OPSET,
@@ -108,7 +111,7 @@ def export_model(
                 verbose=False,
             )
             model = program.model_proto
-            return clean_model(model, _input_names(module, len(inputs)))
+            return clean_model(model, _input_names(module, len(inputs)), output_names)
     except torch.onnx.OnnxExporterError as error:
         raise BackendError(
             f"cannot export {type(module).__name__} to ONNX: {_reason(error)} "
@@ -116,8 +119,13 @@ def export_model(
         ) from error
 
 
-def clean_model(model: onnx.ModelProto, input_names: tuple[str, ...]) -> onnx.ModelProto:
-    """Folds constants, drops dead nodes, sorts, and names inputs and outputs."""
+def clean_model(
+    model: onnx.ModelProto, input_names: tuple[str, ...], output_names: tuple[str, ...]
+) -> onnx.ModelProto:
+    """Folds constants, drops dead nodes, sorts, and names inputs and outputs.
+
+    An output whose name is taken by an input or another output gets `output_` in front.
+    """
     import onnx_graphsurgeon as gs
 
     graph = gs.import_onnx(model)
@@ -125,10 +133,11 @@ def clean_model(model: onnx.ModelProto, input_names: tuple[str, ...]) -> onnx.Mo
     if _weight_bytes(model) < LARGE_BYTES:
         graph.fold_constants()
     graph.cleanup().toposort()
-    count = len(graph.outputs)
-    output_names = ("output",) if count == 1 else tuple(f"output_{i}" for i in range(count))
     wanted = dict(zip(input_names, graph.inputs, strict=True))
-    wanted |= dict(zip(output_names, graph.outputs, strict=True))
+    for name, tensor in zip(output_names, graph.outputs, strict=True):
+        while name in wanted:
+            name = f"output_{name}"
+        wanted[name] = tensor
     for tensor in graph.tensors().values():
         if tensor.name in wanted:
             tensor.name = f"{tensor.name}_inner"

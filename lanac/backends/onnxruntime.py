@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from lanac.backends._flat import with_flat_outputs
 from lanac.errors import BackendError
 
 Run = Callable[[], object]
@@ -71,12 +72,21 @@ def timed_run(model: bytes | Path, inputs: Sequence[Tensor], threads: int) -> Ru
 
     running = session(model, threads)
     binding = running.io_binding()
-    for entry, value in zip(running.get_inputs(), inputs, strict=True):
+    entries, by_place = running.get_inputs(), _by_place(inputs)
+    # An input of which only the shape is used is lost in an export for timing.
+    is_for_timing = all(entry.name in by_place for entry in entries)
+    values = [by_place[entry.name] for entry in entries] if is_for_timing else inputs
+    for entry, value in zip(entries, values, strict=True):
         array = onnxruntime.OrtValue.ortvalue_from_numpy(value.detach().contiguous().numpy())
         binding.bind_ortvalue_input(entry.name, array)
     for entry in running.get_outputs():
         binding.bind_output(entry.name)
     return lambda: running.run_with_iobinding(binding)
+
+
+def _by_place(inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The inputs by the names that they have in an export for timing."""
+    return {f"timed_input_{place}": value for place, value in enumerate(inputs)}
 
 
 def export_for_timing(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
@@ -99,9 +109,13 @@ def export_for_timing(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
         logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
+            flat, _ = with_flat_outputs(graph_module, inputs)
             # The stub of `f` forgets that the older exporter writes to buffers.
             target: Any = buffer
-            torch.onnx.export(graph_module, inputs, target, dynamo=False, opset_version=18)
+            names = list(_by_place(inputs))
+            torch.onnx.export(
+                flat, inputs, target, dynamo=False, opset_version=18, input_names=names
+            )
         return buffer.getvalue()
     except Exception:
         # Any failure of the deprecated exporter is answered by the maintained one.

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree
 
 from lanac.backends._blocks import describe_student, save_ready, tied
 from lanac.backends._classes import write_classes
-from lanac.backends._functions import MODULES
 from lanac.backends.base import Runner
 from lanac.errors import BackendError
+from lanac.ir import named_tensors
 
 SOURCE_NAME = "student.py"
 WEIGHTS_NAME = "student.safetensors"
@@ -29,12 +28,11 @@ It needs torch, and safetensors to read the weights in student.safetensors besid
     import student
 
     model = student.load()  # a torch.nn.Module in eval mode
-    outputs = model(inputs)  # any batch size; model.train() makes it trainable
+    outputs = model(INPUTS)  # any batch size; model.train() makes it trainable
 """
 
-import pathlib
-
 '''
+_STANDARD = ("collections", "dataclasses", "functools", "itertools", "math", "operator")
 _LOAD = '''
 
 def load(weights=None):
@@ -84,8 +82,7 @@ class PytorchBackend:
 
         def run(*inputs: Tensor) -> tuple[Tensor, ...]:
             with torch.no_grad():
-                leaves = _pytree.tree_leaves(model(*inputs))
-            return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+                return tuple(tensor for _, tensor in named_tensors(model(*inputs)))
 
         return run
 
@@ -103,14 +100,14 @@ def write_source(
     block = describe_student(student, inputs)
     state = block.state()
     classes = write_classes(block, tied(state))
-    imports = [
-        f"import {name}"
-        for name, module in MODULES.items()
-        if module.__name__ == name and re.search(rf"\b{name}\.", classes)
-    ]
+    imports = [f"import {name}" for name in _STANDARD if re.search(rf"\b{name}\.", classes)]
+    imports += ["import pathlib", ""]
+    imports += ["import torch"] if re.search(r"\btorch\.", classes) else []
     imports += ["import torch.nn as nn"]
     imports += ["import torch.nn.functional as F"] if re.search(r"\bF\.", classes) else []
-    text = f"{_HEAD}{chr(10).join(imports)}\n\n\n{classes}{_LOAD}"
+    names = [node.target for node in student.graph.nodes if node.op == "placeholder"]
+    head = _HEAD.replace("INPUTS", ", ".join(names))
+    text = f"{head}{chr(10).join(imports)}\n\n\n{classes}{_LOAD}"
     return text, save_ready(state)
 
 

@@ -6,7 +6,6 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from lanac.errors import ModelFileError
+from lanac.frontend.source import Source
 
 _EXAMPLE = """a model file needs at least
 
@@ -21,35 +21,37 @@ _EXAMPLE = """a model file needs at least
     def train_data():  # a torch Dataset of (input, target)"""
 
 
-@dataclass(frozen=True)
-class ModelFile:
-    """What a model file defines.
-
-    Attributes:
-        path: the file.
-        model: the trained teacher.
-        train_data: what `train_data()` returned.
-        val_data: what `val_data()` returned, None without one.
-        example_inputs: what `example_inputs()` returned, None without one.
-        loss: `loss(outputs, targets) -> scalar tensor`, None for the default.
-        metric: `metric(outputs, targets) -> number`, None for the default.
-    """
-
-    path: Path
-    model: nn.Module
-    train_data: Any
-    val_data: Any = None
-    example_inputs: Any = None
-    loss: Callable[..., Any] | None = None
-    metric: Callable[..., Any] | None = None
-
-
-def load_model_file(path: Path) -> ModelFile:
+def load_model_file(path: Path) -> Source:
     """Executes the user's own file and calls its functions.
 
     Raises:
         ModelFileError: it does not exist, fails, or lacks `model()` or `train_data()`.
     """
+    module, model = _load_model(path)
+    return Source(
+        name=path.stem,
+        model=model,
+        train_data=_call(module, path, "train_data"),
+        val_data=_call(module, path, "val_data", required=False),
+        example_inputs=_call(module, path, "example_inputs", required=False),
+        loss=_function(module, path, "loss"),
+        metric=_function(module, path, "metric"),
+    )
+
+
+def load_untrained(path: Path) -> Source:
+    """The same without what only training needs: `example_inputs()` spares `train_data()`.
+
+    Raises:
+        ModelFileError: it does not exist, fails, or lacks `model()`.
+    """
+    module, model = _load_model(path)
+    example = _call(module, path, "example_inputs", required=False)
+    data = None if example is not None else _call(module, path, "train_data", required=False)
+    return Source(path.stem, model, train_data=data, example_inputs=example)
+
+
+def _load_model(path: Path) -> tuple[ModuleType, nn.Module]:
     if not path.is_file():
         raise ModelFileError(f"model file {str(path)!r} does not exist; {_EXAMPLE}")
     if path.suffix != ".py":
@@ -60,15 +62,7 @@ def load_model_file(path: Path) -> ModelFile:
         raise ModelFileError(
             f"{path}: model() returned {type(model).__name__}, expected a torch.nn.Module"
         )
-    return ModelFile(
-        path=path,
-        model=model,
-        train_data=_call(module, path, "train_data"),
-        val_data=_call(module, path, "val_data", required=False),
-        example_inputs=_call(module, path, "example_inputs", required=False),
-        loss=_function(module, path, "loss"),
-        metric=_function(module, path, "metric"),
-    )
+    return module, model
 
 
 def _execute(path: Path) -> ModuleType:

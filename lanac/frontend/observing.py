@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lanac.frontend.cleanup import is_in_place
 from lanac.frontend.fakes import call_leaf, fake_mode
-from lanac.ir import TensorSpec
+from lanac.ir import TensorSpec, flatten_tensors
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class _Observer(fx.Interpreter):
         value = super().run_node(n)
         if isinstance(value, Tensor):
             self.specs[n.name] = TensorSpec.of(value)
-        if any(isinstance(leaf, Tensor) for leaf in torch.utils._pytree.tree_leaves(value)):
+        if flatten_tensors(value):
             self.carriers.add(n.name)
         else:
             self.values[n.name] = value

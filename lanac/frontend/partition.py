@@ -270,13 +270,16 @@ def _name(program: Program, nodes: Sequence[str], taken: set[str]) -> str:
 
 
 def _common_path(program: Program, nodes: Sequence[str]) -> str:
-    paths = [
-        _module_path(node).split(".")
+    holders = [
+        node
         for node in map(program.nodes.__getitem__, nodes)
         if any(value.dim() > 1 for value in node_parameters(program.teacher, node))
     ]
-    if not paths:
+    if not holders:
         return nodes[-1]
+    # A bare weight (a position embedding) says less than the layers it stands beside.
+    layers = [node for node in holders if node.op == "call_module"]
+    paths = [_module_path(node).split(".") for node in layers or holders]
     common = []
     for parts in zip(*paths, strict=False):
         if len(set(parts)) > 1:

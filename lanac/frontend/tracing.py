@@ -6,8 +6,10 @@ network's own forward resists. What comes out is compared with the model, for tw
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -276,11 +278,15 @@ def _close(a: Any, b: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Dictionaries of any kind as plain ones: an OrderedDict is traced to a dict."""
-    if isinstance(value, dict) and type(value).__name__ in ("OrderedDict", "dict"):
+    """Nested outputs as what pytrees know: an OrderedDict is traced to a dict, for instance."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
+        return {type(value).__name__: _plain(fields)}
+    if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(_plain(item) for item in value)
+    if isinstance(value, tuple | list):
+        items = [_plain(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
 
 

@@ -2,11 +2,12 @@
 but its errors."""
 
 from lanac.ir.opspec import IDENTITY, TEACHER, OpSpec, OptionValue, Plan, parse_op
+from lanac.ir.outputs import flatten_tensors, named_tensors
 from lanac.ir.program import LeftOut, Program, Slot
 from lanac.ir.shapes import record_specs
 from lanac.ir.signature import signature
 from lanac.ir.spec import TensorSpec
-from lanac.ir.verify import flatten_tensors, node_parameters, shared_weights, verify_program
+from lanac.ir.verify import node_parameters, shared_weights, verify_program
 
 __all__ = [
     "IDENTITY",
@@ -19,6 +20,7 @@ __all__ = [
     "Slot",
     "TensorSpec",
     "flatten_tensors",
+    "named_tensors",
     "node_parameters",
     "parse_op",
     "record_specs",

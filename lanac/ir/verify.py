@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from lanac.errors import ProgramError
+from lanac.ir.outputs import flatten_tensors
 from lanac.ir.program import Program, Slot
 
 
@@ -100,9 +100,3 @@ def _verify_identity_rewrite(program: Program, inputs: tuple[Tensor, ...]) -> No
             "the teacher rewritten with its own ops does not compute what the teacher computes; "
             "this is a defect of lanac, please report the model"
         )
-
-
-def flatten_tensors(outputs: Any) -> list[Tensor]:
-    """The tensors of a nested output (tuples, lists, dicts, dataclass-like), in a fixed order."""
-    leaves, _ = torch.utils._pytree.tree_flatten(outputs)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from lanac.backends import onnxruntime
 from lanac.backends.base import BACKENDS, Backend
 from lanac.compilation import Compilation, Outputs
 from lanac.errors import BackendError
-from lanac.ir import flatten_tensors
+from lanac.ir import named_tensors
 from lanac.passes.time_finalists import target_inputs
 from lanac.targets import (
     FLOPS,
@@ -156,10 +157,9 @@ def _compare(
     worst = 0.0
     for count in sorted({1, len(inputs[0])}):  # one sample and many: the batch must be dynamic
         some = tuple(value[:count] for value in inputs)
-        expected, actual = flatten_tensors(student(*some)), run(*some)
-        for ours, theirs in zip(expected, actual, strict=True):
-            difference = float((ours - theirs).abs().max()) if ours.numel() else 0.0
-            worst = max(worst, difference / max(float(ours.abs().max()), 1e-12))
+        expected, actual = [tensor for _, tensor in named_tensors(student(*some))], run(*some)
+        differences = [_difference(a, b) for a, b in zip(expected, actual, strict=True)]
+        worst = max(worst, *differences)
     tolerance = _TOLERANCE.get(backend.name, 1e-4)
     if not worst <= tolerance:
         kept = partial.with_name("rejected")
@@ -171,6 +171,17 @@ def _compare(
             f"The file is kept in {kept} for inspection; this is a defect of lanac, please report it"
         )
     return worst
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference relative to the largest value; infinite where they cannot be compared."""
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        return math.inf
+    if not ours.numel():
+        return 0.0
+    ours, theirs = ours.double(), theirs.double()
+    difference = float((ours - theirs).abs().max()) / max(float(ours.abs().max()), 1e-12)
+    return difference if math.isfinite(difference) else math.inf  # nan is above nothing
 
 
 def _outputs(

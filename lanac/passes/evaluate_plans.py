@@ -186,5 +186,6 @@ def network_key(compilation: Compilation, ops: Ops) -> str:
     sources = []
     for slot, op in zip(compilation.need("program").slots, ops, strict=True):
         trained = weights.get(slot.name, {}).get(op)
-        sources.append((str(op), trained.key if trained is not None else ""))
+        # The nodes too: another granularity has other slots behind the same plan.
+        sources.append((slot.nodes, str(op), trained.key if trained is not None else ""))
     return key_of(dict(compilation.fingerprints), sources, compilation.seed, loss_name(compilation))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import fx
+
 from lanac.compilation import Compilation, Finalist, Student
 from lanac.passes.assemble import assemble_student
 from lanac.passes.evaluate_plans import network_key
@@ -34,7 +36,8 @@ class FinetuneStudent:
         key = key_of(network_key(compilation, chosen.plan.ops), options, held_out)
         stored = compilation.workspace.get(_DONE, key)
         if stored is None:
-            stored = self._finetune(compilation, key)
+            stored = self._finetune(compilation, student, key)
+        student = student.cpu()
         student.load_state_dict(dict(stored.tensors))
         return compilation.having(
             student=Student(
@@ -45,9 +48,10 @@ class FinetuneStudent:
             )
         )
 
-    def _finetune(self, compilation: Compilation, key: str) -> Result:
+    def _finetune(self, compilation: Compilation, student: fx.GraphModule, key: str) -> Result:
+        """Trains the student in place; returns what was stored of it."""
         finetuner = Finetuner(
-            assemble_student(compilation, compilation.need("chosen").plan.ops),
+            student,
             compilation.need("program").teacher,
             compilation.task,
             self.options,

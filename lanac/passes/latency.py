@@ -97,6 +97,12 @@ class _Measurement:
         if self.rest is not None:
             distinct[self.rest.key] = self.rest
         self._time(list(distinct.values()), rounds, "measuring latencies")
+        for name, ops in self.parts.items():
+            if ops[TEACHER].key not in self.times:
+                raise BackendError(
+                    f"slot {name!r} cannot be timed: ONNX Runtime does not run what the teacher "
+                    f"computes there. Leave it as it is with --skip {name!r}"
+                )
 
     def fit(self, rounds: int, networks: int) -> AdditiveModel:
         """Times whole networks and fits how their parts add up."""
@@ -173,8 +179,8 @@ class _Measurement:
 
     def _network(self, plan: Mapping[str, OpSpec]) -> Part:
         modules = {name: self.modules[name][op] for name, op in plan.items() if op != TEACHER}
-        names = [f"{name}={op}" for name, op in plan.items()]
-        key = key_of("network", self.whole.key, names, self.compilation.seed)
+        ops = [(slot.nodes, str(plan[slot.name])) for slot in self.program.slots]
+        key = key_of("network", self.whole.key, ops, self.compilation.seed)
         return Part(key, self.program.rewrite(modules), self.inputs)
 
     def _time(self, parts: Sequence[Part], rounds: int, what: str) -> None:

@@ -104,7 +104,9 @@ def _counts(
 
     Counting is quick, but what counts flops takes seconds to import: the workspace answers first.
     """
-    key = key_of("counted", signature(module, specs[0]), [str(spec) for spec in specs])
+    key = key_of(
+        "counted, attention too", signature(module, specs[0]), [str(spec) for spec in specs]
+    )
     stored = compilation.workspace.get("counted", key)
     if stored is None:
         inputs = tuple(torch.zeros(spec.shape, dtype=spec.dtype) for spec in specs)

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from lanac.compilation import Compilation
+from lanac.frontend.admission import admit
 from lanac.frontend.build import build_program
 from lanac.frontend.partition import SlotOptions
+from lanac.ir import node_parameters
 from lanac.workspace import key_of
 
 
@@ -31,11 +33,17 @@ class TraceProgram:
 
     def run(self, compilation: Compilation) -> Compilation:
         program = build_program(self.teacher, compilation.example, self.names, self.options)
-        graph_module = program.teacher
         for note in program.notes:
             compilation.instruments.say(note)
         for part in program.left_out:
-            compilation.instruments.say(f"in no slot: {part.nodes[-1]} ({part.reason})")
-        fingerprint = key_of(str(graph_module.graph), dict(graph_module.state_dict()))
-        fingerprints = {**compilation.fingerprints, "teacher": fingerprint}
+            nodes = [program.nodes[name] for name in part.nodes]
+            if any(node_parameters(program.teacher, node) for node in nodes):
+                compilation.instruments.say(f"in no slot: {part.nodes[-1]} ({part.reason})")
+        # The same teacher can be cut in several ways; results of one are not those of another.
+        cut = [(slot.name, slot.nodes) for slot in program.slots]
+        fingerprints = {
+            **compilation.fingerprints,
+            "teacher": key_of(dict(admit(self.teacher).state_dict())),
+            "program": key_of(str(program.teacher.graph), dict(program.teacher.state_dict()), cut),
+        }
         return replace(compilation, program=program, fingerprints=fingerprints)

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lanac.ir import flatten_tensors
+from lanac.ir import named_tensors
 
 
 def count_params(module: nn.Module) -> int:
@@ -23,8 +24,14 @@ def count_flops(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     One multiplication with its addition counts as two.
     """
     counter = FlopCounterMode(display=False)
-    with counter:
-        module(*inputs)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    # The counter knows the matrix products of attention, but not the fused kernels of the CPU.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with counter, sdpa_kernel(SDPBackend.MATH):
+            module(*inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     return int(counter.get_total_flops())
 
 
@@ -34,10 +41,30 @@ def peak_activation_bytes(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     Layers count as one step: what a runtime needs inside a layer is its own affair.
     """
     # Traced again even where it is a graph already: its sub-modules may be graphs of their own.
-    meter = _MemoryMeter(fx.symbolic_trace(module))
+    # Classes of nested outputs are called as they stand: their code cannot be traced.
+    graphs = [part.graph for part in module.modules() if isinstance(part, fx.GraphModule)]
+    targets = {node.target for graph in graphs for node in graph.nodes}
+    classes = tuple(target for target in targets if isinstance(target, type))
+    graph = _Inliner(autowrap_functions=classes).trace(module)
+    meter = _MemoryMeter(fx.GraphModule(module, graph))
     with torch.no_grad():
         meter.run(*inputs)
     return meter.peak
+
+
+class _Inliner(fx.Tracer):
+    """Traces through all that can be traced; what a graph keeps as it is stays one step."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if super().is_leaf_module(m, module_qualified_name):
+            return True
+        if isinstance(m, fx.GraphModule):
+            return False
+        try:
+            fx.Tracer().trace(m)
+        except Exception:  # its own code decides by values or shapes, and may raise anything
+            return True
+        return False
 
 
 class _MemoryMeter(fx.Interpreter):
@@ -48,8 +75,8 @@ class _MemoryMeter(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         # `env` still holds what this node reads: it is alive while the node is computed.
-        alive = [tensor for stored in self.env.values() for tensor in flatten_tensors(stored)]
-        alive += flatten_tensors(value)
+        stored = [*self.env.values(), value]
+        alive = [tensor for item in stored for _, tensor in named_tensors(item)]
         storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in alive}
         self.peak = max(self.peak, sum(t.untyped_storage().nbytes() for t in storages.values()))
         return value

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
 from lanac.errors import DataError
+from lanac.training.inputs import forward_order, in_one_order
 from lanac.workspace import key_of
 
 _ACCEPTED = (
@@ -26,7 +27,7 @@ class Batch:
     """Inputs and targets of one step.
 
     Attributes:
-        inputs: tensors (B, ...), one per input of the network.
+        inputs: tensors (B, ...), one per input of the network, in the order of its `forward`.
         targets: whatever the loss takes; None where the data have no labels.
     """
 
@@ -48,17 +49,24 @@ class Batch:
 class Data:
     """A map-style dataset with its collation.
 
+    A sample is `(inputs, target)`, or inputs alone. Inputs are a tensor, a tuple of tensors, or a
+    dict of tensors by the names of the arguments of the network's `forward`. A sample that is a
+    dict as a whole has its target under `labels` or `label`.
+
     Attributes:
         dataset: has `__len__` and `__getitem__`.
         collate: a list of samples to one batch.
         workers: worker processes that load samples, taken from the user's DataLoader.
         name: what the user calls it, for messages: "train_data()".
+        names: the arguments that the inputs are for, in their order; () where they are given by
+            position.
     """
 
     dataset: Any
     collate: Callable[[list[Any]], Any]
     workers: int
     name: str
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, source: Any, name: str) -> Data:
@@ -78,29 +86,60 @@ class Data:
     @classmethod
     def _checked(cls, data: Data) -> Data:
         dataset = data.dataset
+        if isinstance(dataset, Mapping):
+            keys = ", ".join(repr(key) for key in dataset)
+            raise DataError(
+                f"{data.name} gave a dict with the keys {keys}, which cannot be indexed by number; "
+                f"{_ACCEPTED}. Give one of its values, or the samples one by one: each may be a "
+                "dict."
+            )
         if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             raise DataError(
                 f"{data.name} gave {type(dataset).__name__}, which cannot be indexed; {_ACCEPTED}"
             )
         if len(dataset) == 0:
             raise DataError(f"{data.name} is empty; {_ACCEPTED}")
+        inputs, _ = data._parts(data._collated([0]))
+        data = replace(data, names=tuple(inputs) if isinstance(inputs, Mapping) else ())
         data.batch([0])
         return data
+
+    def for_network(self, model: nn.Module) -> Data:
+        """The same data with inputs in the order of the model's `forward`.
+
+        Raises:
+            DataError: inputs are given by names that `forward` does not take, or too few.
+        """
+        if not self.names:
+            return self
+        return replace(self, names=forward_order(model, self.names, self.name))
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The samples of these indices as one batch; DataError where a sample has a wrong form."""
+        inputs, targets = self._parts(self._collated(indices))
+        tensors = in_one_order(inputs, self.names, self.name)
+        for tensor in tensors:
+            if tensor.shape[:1] != (len(indices),):
+                raise DataError(self._no_batch(tensors, len(indices)))
+        return Batch(tensors, targets)
+
+    def _collated(self, indices: Sequence[int]) -> Any:
         try:
             samples = [self.dataset[index] for index in indices]
-            return self._as_batch(self.collate(samples))
-        except DataError:
-            raise
+            return self.collate(samples)
         except Exception as error:
+            advice = ""
+            if "equal size" in str(error):
+                advice = (
+                    ". Samples of one batch need one shape: resize or pad them in the Dataset, or "
+                    "give a DataLoader whose collate_fn does it"
+                )
             raise DataError(
                 f"{self.name}: loading samples {list(indices)[:3]}... failed: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}{advice}"
             ) from error
 
     def batches(self, order: Sequence[Sequence[int]], seed: int) -> Iterator[Batch]:
@@ -123,23 +162,34 @@ class Data:
         for position in range(len(order)):
             yield batches[position]
 
-    def _as_batch(self, collated: Any) -> Batch:
-        targets = None
-        inputs = collated
-        if isinstance(collated, (tuple, list)):
-            inputs = collated[0]
-            if len(collated) == 2:
-                targets = collated[1]
-            elif len(collated) > 2:
+    def _parts(self, collated: Any) -> tuple[Any, Any]:
+        """Inputs and targets of what collation gave; targets are None without labels."""
+        if isinstance(collated, Mapping):
+            keys = [key for key in ("labels", "label") if key in collated]
+            if len(keys) == 2:
                 raise DataError(
-                    f"{self.name}: a sample has {len(collated)} parts, expected (input, target); "
-                    "several inputs go into one tuple: ((input, input), target)"
+                    f"{self.name}: a sample has both 'labels' and 'label'; expected one of them. "
+                    "Write the sample as (inputs, target)."
                 )
-        inputs = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-        if not inputs or not all(isinstance(value, Tensor) for value in inputs):
-            kinds = ", ".join(type(value).__name__ for value in inputs)
-            raise DataError(f"{self.name}: the inputs of a sample are {kinds}, expected tensors")
-        return Batch(inputs, targets)
+            inputs = {key: value for key, value in collated.items() if key not in keys}
+            return inputs, collated[keys[0]] if keys else None
+        if not isinstance(collated, (tuple, list)):
+            return collated, None
+        if len(collated) > 2:
+            raise DataError(
+                f"{self.name}: a sample has {len(collated)} parts, expected (input, target); "
+                "several inputs go into one tuple: ((input, input), target)"
+            )
+        return collated[0] if collated else (), collated[1] if len(collated) == 2 else None
+
+    def _no_batch(self, tensors: Sequence[Tensor], count: int) -> str:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        return (
+            f"{self.name}: the inputs of a batch of {count} have the shapes {shapes}; expected "
+            f"{count} samples along the first dimension of each. Lists of images of different "
+            "sizes, as whole detectors take them, cannot be compiled: compile the detector's "
+            "backbone, with samples of one size."
+        )
 
     def subset(self, indices: Sequence[int]) -> Data:
         return replace(self, dataset=Subset(self.dataset, list(indices)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -60,8 +60,8 @@ class SuffixRunner:
             return next(inputs)
         if node.op == "get_attr":
             return _attribute(self.module, str(node.target))
-        arguments = fx.node.map_arg(node.args, values.__getitem__)
-        keywords = fx.node.map_arg(node.kwargs, values.__getitem__)
+        arguments = _with_values(node.args, values)
+        keywords = _with_values(node.kwargs, values)
         if node.op == "output":
             return arguments[0]
         if node.op == "call_module":
@@ -70,6 +70,26 @@ class SuffixRunner:
             return getattr(arguments[0], str(node.target))(*arguments[1:], **keywords)
         assert callable(node.target)  # the only kind left: call_function
         return node.target(*arguments, **keywords)
+
+
+def _with_values(argument: Any, values: Mapping[fx.Node, Any]) -> Any:
+    """An argument with values in the place of nodes.
+
+    Its lists and dicts are Python's own: torch.fx's cannot be changed, and a user's loss may.
+    """
+    if isinstance(argument, fx.Node):
+        return values[argument]
+    if isinstance(argument, dict):
+        return {key: _with_values(item, values) for key, item in argument.items()}
+    if isinstance(argument, list):
+        return [_with_values(item, values) for item in argument]
+    if isinstance(argument, tuple):
+        items = [_with_values(item, values) for item in argument]
+        return type(argument)(*items) if hasattr(argument, "_fields") else tuple(items)
+    if isinstance(argument, slice):
+        parts = (argument.start, argument.stop, argument.step)
+        return slice(*(_with_values(part, values) for part in parts))
+    return argument
 
 
 def _attribute(module: nn.Module, target: str) -> Any:

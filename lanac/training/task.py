@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lanac.errors import DataError
-from lanac.ir import flatten_tensors
+from lanac.ir import named_tensors
 from lanac.training.data import Batch, Data
 
 
@@ -56,21 +56,26 @@ class Task:
         try:
             if self.user_loss is not None:
                 return torch.as_tensor(self.user_loss(outputs, batch.targets))
-            return F.cross_entropy(outputs, batch.targets)
+            return F.cross_entropy(_alone(outputs), batch.targets)
         except Exception as error:  # whatever the user's loss raises; any batch can have bad labels
             raise DataError(self._misfit(outputs, batch, error)) from error
 
     def metric(self, outputs: Any, batch: Batch, teacher_outputs: Any) -> float:
         """Mean metric over the batch; top-1 in percent by default.
 
-        Without labels it is the share of samples for which teacher and student agree on the
-        largest output, in percent.
+        Without labels it is the agreement with the teacher in percent: for one tensor of class
+        scores (B, classes, ...) the share of places where the largest one is the same, for other
+        outputs the share of the teacher's variance that is met.
         """
         if self.user_metric is not None and self.labelled:
             return float(self.user_metric(outputs, batch.targets))
-        main = flatten_tensors(outputs)[0]
-        targets = batch.targets if self.labelled else flatten_tensors(teacher_outputs)[0].argmax(1)
-        return 100 * float((main.argmax(1) == targets).float().mean())
+        main = _tensors(outputs)[0]
+        if self.labelled:
+            return 100 * float((main.argmax(1) == batch.targets).float().mean())
+        theirs = _tensors(teacher_outputs)
+        if len(theirs) > 1 or main.dim() < 2 or main.shape[1] < 2:
+            return 100 * max(0.0, 1 - float(output_distance(outputs, teacher_outputs)))
+        return 100 * float((main.argmax(1) == theirs[0].argmax(1)).float().mean())
 
     def check(self, outputs: Any, batch: Batch) -> None:
         """Raises DataError where the loss does not fit the outputs and the targets."""
@@ -90,7 +95,7 @@ class Task:
         """Raises DataError where the metric does not fit the outputs and the targets of `name`."""
         where = f"the teacher's outputs and the labels of {name}"
         if self.labelled and self.user_metric is None:
-            _check_top_1(flatten_tensors(outputs)[0], batch.targets, where)
+            _check_top_1(_tensors(outputs)[0], batch.targets, where)
         try:
             value = self.metric(outputs, batch, outputs)
         except Exception as error:
@@ -104,8 +109,8 @@ class Task:
 
     def _misfit(self, outputs: Any, batch: Batch, error: Exception) -> str:
         what = "loss()" if self.user_loss is not None else "the default loss, cross-entropy,"
-        got = [f"{tuple(value.shape)} {value.dtype}" for value in flatten_tensors(outputs)]
-        labels = flatten_tensors(batch.targets)
+        got = [f"{tuple(value.shape)} {value.dtype}" for value in _tensors(outputs)]
+        labels = _tensors(batch.targets)
         targets = ", ".join(
             f"{tuple(v.shape)} {v.dtype} from {v.min().item():g} to {v.max().item():g}"
             for v in labels
@@ -117,6 +122,58 @@ class Task:
             f"{_reason(error)}. "
             "Give labels that fit, or define loss(outputs, targets) in the model file."
         )
+
+
+def check_outputs(outputs: Any, of_one: Any, where: str) -> None:
+    """Looks at what the teacher returns before anything is built on it.
+
+    Args:
+        outputs: for several samples.
+        of_one: for one sample.
+        where: what the samples are, for messages.
+
+    Raises:
+        DataError: there is no tensor to imitate, the structure depends on the batch, or a value is
+            no number.
+    """
+    tensors, of_one_names = named_tensors(outputs), [name for name, _ in named_tensors(of_one)]
+    names = [name for name, _ in tensors]
+    if names != of_one_names:
+        raise DataError(
+            f"the model returns other outputs for several samples ({_some(names)}) than for one "
+            f"({_some(of_one_names)}), on {where}. Detectors that select boxes image by image do "
+            "that; they cannot be compiled as a whole. Compile the part that returns the same "
+            "tensors for any batch: the detector's backbone (model.backbone), perhaps with its head."
+        )
+    if not any(tensor.is_floating_point() for _, tensor in tensors):
+        got = ", ".join(f"{name}: {tensor.dtype}" for name, tensor in tensors)
+        raise DataError(
+            f"the model returns {got or type(outputs).__name__} on {where}; expected tensors of "
+            "floating point numbers, alone or in tuples, lists, dicts, NamedTuples or dataclasses. "
+            "Return scores instead of the classes or boxes that follow from them."
+        )
+    for name, tensor in tensors:
+        broken = tensor.numel() - int(torch.isfinite(tensor).sum())
+        if broken:
+            raise DataError(
+                f"the teacher's output {name!r} of shape {tuple(tensor.shape)} has {broken} values "
+                f"that are NaN or infinite, on {where}; expected finite numbers. Check the weights "
+                "that model() loads and the normalisation of the inputs."
+            )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + ", ..." * (len(names) > 4) or "no tensor"
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    return [tensor for _, tensor in named_tensors(outputs)]
+
+
+def _alone(outputs: Any) -> Any:
+    """The one tensor of the outputs, also where it stands in a dict; else the outputs themselves."""
+    tensors = _tensors(outputs)
+    return tensors[0] if len(tensors) == 1 else outputs
 
 
 def _reason(error: Exception) -> str:
@@ -133,7 +190,7 @@ def _check_top_1(outputs: Tensor, targets: Any, where: str) -> None:
     expected = (*outputs.shape[:1], *outputs.shape[2:])
     fits = isinstance(targets, Tensor) and not targets.is_floating_point()
     if not fits or tuple(targets.shape) != expected:
-        got = [f"{tuple(value.shape)} {value.dtype}" for value in flatten_tensors(targets)]
+        got = [f"{tuple(value.shape)} {value.dtype}" for value in _tensors(targets)]
         raise DataError(
             f"the default metric, top-1, does not fit {where}: expected whole numbers of shape "
             f"{expected}, got {', '.join(got) or type(targets).__name__}. "
@@ -145,7 +202,7 @@ def output_distance(outputs: Any, reference: Any) -> Tensor:
     """Squared distance to reference outputs, relative to their variance, averaged over tensors."""
     pairs = [
         (ours.float(), theirs.detach().float())
-        for ours, theirs in zip(flatten_tensors(outputs), flatten_tensors(reference), strict=True)
+        for ours, theirs in zip(_tensors(outputs), _tensors(reference), strict=True)
         if ours.is_floating_point()
     ]
     terms = [F.mse_loss(a, b) / b.var(correction=0).clamp_min(1e-12) for a, b in pairs]

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import onnx
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor, fx, nn
 from lanac.backends import onnx as backend
 from lanac.backends.onnx import BACKEND, OPSET, export_model
 from lanac.errors import BackendError
+from lanac.ir.outputs import named_tensors
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
@@ -70,7 +73,11 @@ def test_several_inputs_and_outputs() -> None:
     image = torch.randn(1, 4)
     model = export_model(module, (image, image, torch.randn(3, 1, 4)))
     assert [value.name for value in model.graph.input] == ["image", "mask", "scale"]
-    assert [value.name for value in model.graph.output] == ["output_0", "output_1", "output_2"]
+    assert [value.name for value in model.graph.output] == [
+        "output_image",
+        "rest.0",
+        "rest.1.0",
+    ]
     image, mask, scale = torch.randn(5, 4), torch.randn(5, 4), torch.randn(3, 1, 4)
     feed = {"image": image.numpy(), "mask": mask.numpy(), "scale": scale.numpy()}
     got = session(model.SerializeToString(), threads=1).run(None, feed)
@@ -79,6 +86,46 @@ def test_several_inputs_and_outputs() -> None:
         got, (want["image"], want["rest"][0], want["rest"][1][0]), strict=True
     ):
         assert relative_error(torch.from_numpy(array), tensor) < 1e-5
+
+
+class Pyramid(NamedTuple):
+    fine: Any
+    coarse: Any
+
+
+@dataclass
+class Dense:
+    maps: Any
+    score: Any = None
+
+
+def test_nested_outputs_are_called_by_their_keys_and_agree(tmp_path: Path) -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("score")
+    y = graph.call_module("layer", (x,))
+    pair = graph.call_function(Pyramid, (y, [x, y]))
+    made = graph.call_function(
+        Dense, (), {"maps": pair, "score": graph.call_function(torch.relu, (y,))}
+    )
+    graph.output({"0": made, "none": None, "score": y})
+    module = fx.GraphModule({"layer": nn.Linear(4, 4)}, graph).eval()
+    files = BACKEND.emit(module, tmp_path, (torch.randn(1, 4),))
+    model = onnx.load(files[0])
+    assert [value.name for value in model.graph.output] == [
+        "output_0.maps.fine",
+        "output_0.maps.coarse.0",
+        "output_0.maps.coarse.1",
+        "output_0.score",
+        "output_score",  # the input is called so
+    ]
+    assert "layer.weight" in [weight.name for weight in model.graph.initializer]
+    for batch in (1, 5):
+        x = torch.randn(batch, 4)
+        with torch.no_grad():
+            wanted = [tensor for _, tensor in named_tensors(module(x))]
+        assert all(
+            relative_error(a, b) < 1e-5 for a, b in zip(BACKEND.load(files)(x), wanted, strict=True)
+        )
 
 
 def test_identity_fixed_batch_and_unoptimized() -> None:

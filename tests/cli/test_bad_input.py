@@ -17,6 +17,7 @@ ACCEPTED = (
     "expected a torch Dataset of (input, target) pairs, a DataLoader over one, "
     "or a pair of tensors (inputs, targets)"
 )
+INPUTS = "a tensor, a tuple of tensors, or a dict of tensors by the names of forward's arguments"
 MISFIT = "Give labels that fit, or define loss(outputs, targets) in the model file."
 LOGITS = "fails on the network's outputs ((8, 4) torch.float32)"
 
@@ -97,9 +98,7 @@ class TestModelFile:
 
     def test_example_inputs_are_no_tensors(self, lanac, write_model):
         path = write_model("def example_inputs(): return [1, 2]")
-        assert_refused(
-            lanac(path), "example_inputs() gave int, int; expected a tensor or a tuple of tensors"
-        )
+        assert_refused(lanac(path), f"example_inputs(): the inputs are int, int; expected {INPUTS}")
 
     def test_model_cannot_be_traced(self, lanac, write_model):
         path = write_model(
@@ -126,8 +125,9 @@ class TestModelFile:
         )
         assert_refused(
             lanac(path),
-            "the teacher's loss on a batch of train_data() is nan; check the weights that model() "
-            "loads, the normalisation of the inputs, the labels",
+            "the teacher's output 'output' of shape (8, 4) has 32 values that are NaN or infinite, "
+            "on the first samples of train_data(); expected finite numbers. Check the weights that "
+            "model() loads and the normalisation of the inputs.",
         )
 
 
@@ -141,9 +141,10 @@ class TestData:
             ("(x for x in images(600, 1))",
              f"train_data() gave generator, which cannot be indexed; {ACCEPTED}"),
             ("42", f"train_data() gave int, which cannot be indexed; {ACCEPTED}"),
-            ("{'train': images(600, 1)}", "train_data(): loading samples [0]... failed: "
-             "KeyError: 0"),
-            ("['a cat'] * 50", "train_data(): the inputs of a sample are str, expected tensors"),
+            ("{'train': images(600, 1)}", "train_data() gave a dict with the keys 'train', "
+             f"which cannot be indexed by number; {ACCEPTED}. Give one of its values, or the samples "
+             "one by one: each may be a dict."),
+            ("['a cat'] * 50", f"train_data(): the inputs are str; expected {INPUTS}"),
             ("images(12, 1)", "train_data() has 12 samples; lanac needs at least 20"),
             ("(images(60, 1)[0], images(50, 1)[1])",
              "train_data(): tensors of different lengths [50, 60]"),

@@ -46,7 +46,7 @@ def test_the_least_that_is_needed(tmp_path: Path) -> None:
     found = load_model_file(write(tmp_path, MODEL + DATA))
     assert isinstance(found.model, nn.Linear)
     assert found.train_data == [1, 2]
-    assert found.path == tmp_path / "model.py"
+    assert found.name == "model"
     others = (found.val_data, found.example_inputs, found.loss, found.metric)
     assert others == (None, None, None, None)
 

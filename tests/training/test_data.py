@@ -9,11 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lanac.errors import DataError
 from lanac.training.data import Batch, Data, in_order, seeded, shuffled
+from lanac.training.inputs import FORMS
 
 ACCEPTED = (
     "expected a torch Dataset of (input, target) pairs, a DataLoader over one, "
@@ -126,13 +127,138 @@ def test_three_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sample", "kinds"),
-    [(("text", 1), "str"), (({"a": X[0]}, 1), "dict"), (((X[0], "b"), 1), "Tensor, list")],
+    ("sample", "message"),
+    [
+        (("text", 1), f"train_data(): the inputs are str; expected {FORMS}"),
+        (((X[0], "b"), 1), f"train_data(): the inputs are Tensor, tuple; expected {FORMS}"),
+        ((), f"train_data(): the inputs are nothing; expected {FORMS}"),
+        (
+            ({"a": X[0], "b": "text"}, 1),
+            "train_data(): input 'b' is list, expected a tensor. Make it one in the Dataset, or "
+            "leave it out where the network does not need it.",
+        ),
+        (
+            {"a": X[0], "label": 1, "labels": 1},
+            "train_data(): a sample has both 'labels' and 'label'; expected one of them. Write the "
+            "sample as (inputs, target).",
+        ),
+        (
+            {"labels": 1},
+            f"train_data(): the inputs are an empty dict; expected {FORMS}",
+        ),
+    ],
 )
-def test_inputs_that_are_no_tensors(sample: Any, kinds: str) -> None:
-    got = message_of([sample])
-    assert got.startswith("train_data(): the inputs of a sample are ")
-    assert got.endswith(", expected tensors")
+def test_inputs_that_are_no_tensors(sample: Any, message: str) -> None:
+    assert message_of([sample]) == message
+
+
+# Inputs by name ---------------------------------------------------------------------------------
+
+
+class Network(nn.Module):
+    """Two inputs and an option; their order is not that of the samples' dicts."""
+
+    def forward(self, image: Tensor, mask: Tensor, *, scale: float = 1.0) -> Tensor:
+        return image * mask * scale
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [({"mask": X[0], "image": X[1]}, 3), {"mask": X[0], "labels": 3, "image": X[1]}],
+    ids=["pair", "dict as a whole"],
+)
+def test_a_dict_of_inputs_takes_the_order_of_forward(sample: Any) -> None:
+    data = Data.of([sample] * 2, "train_data()")
+    assert data.names == ("mask", "image")
+    data = data.for_network(Network())
+    assert data.names == ("image", "mask")
+    batch = data.batch([0, 1])
+    assert torch.equal(batch.inputs[0], X[[1, 1]])
+    assert torch.equal(batch.inputs[1], X[[0, 0]])
+    assert batch.targets.tolist() == [3, 3]
+    train, held_out = data.split(1, 0)
+    assert train.names == held_out.names == ("image", "mask")
+
+
+@pytest.mark.parametrize("sample", [({"image": X[0]},), {"image": X[0]}])
+def test_a_dict_of_inputs_without_labels(sample: Any) -> None:
+    assert Data.of([sample], "x").batch([0]).targets is None
+
+
+def test_a_collation_may_make_the_dict() -> None:
+    def collate(samples: list[Any]) -> Any:
+        return {"image": torch.stack([x for x, _ in samples]), "label": [y for _, y in samples]}
+
+    data = Data.of(DataLoader(TensorDataset(X, Y), collate_fn=collate), "x")
+    assert data.names == ("image",)
+    assert data.batch([2]).targets == [torch.tensor(2)]
+
+
+def test_inputs_by_position_have_no_names() -> None:
+    data = Data.of((X, Y), "x")
+    assert data.for_network(Network()) is data
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("image", "mask", "id"),
+            "train_data(): a sample has the inputs 'image', 'mask', 'id', but Network.forward takes "
+            "no 'id'; it takes 'image', 'mask', 'scale'. Remove from the samples what the network "
+            "does not take, or rename it.",
+        ),
+        (
+            ("mask",),
+            "train_data(): a sample has the inputs 'mask', but Network.forward also needs 'image'. "
+            "Add to the samples what is missing.",
+        ),
+    ],
+)
+def test_names_that_do_not_fit_forward(names: tuple[str, ...], message: str) -> None:
+    data = Data.of([(dict.fromkeys(names, X[0]), 1)], "train_data()")
+    with pytest.raises(DataError) as caught:
+        data.for_network(Network())
+    assert str(caught.value) == message
+
+
+def test_a_later_sample_with_other_names() -> None:
+    data = Data.of([({"image": X[0]}, 1), ({"picture": X[0]}, 1)], "train_data()")
+    with pytest.raises(DataError) as caught:
+        data.batch([1])
+    assert str(caught.value) == (
+        "train_data(): the inputs are a dict with 'picture'; expected a dict with 'image', as the "
+        "first sample of train_data() has them"
+    )
+
+
+def test_a_dict_of_datasets() -> None:
+    assert message_of({"train": [1], "test": [2]}) == (
+        "train_data() gave a dict with the keys 'train', 'test', which cannot be indexed by number; "
+        f"{ACCEPTED}. Give one of its values, or the samples one by one: each may be a dict."
+    )
+
+
+def test_a_list_of_images_is_no_batch() -> None:
+    """As detection datasets are collated: a tuple of images of their own sizes."""
+    samples = [(torch.zeros(3, 5, 7), {"boxes": torch.zeros(2, 4)})]
+    loader = DataLoader(samples, collate_fn=lambda batch: tuple(zip(*batch, strict=True)))
+    assert message_of(loader) == (
+        "train_data(): the inputs of a batch of 1 have the shapes (3, 5, 7); expected 1 samples "
+        "along the first dimension of each. Lists of images of different sizes, as whole detectors "
+        "take them, cannot be compiled: compile the detector's backbone, with samples of one size."
+    )
+
+
+def test_samples_of_different_shapes() -> None:
+    data = Data.of([(torch.zeros(3, 5), 0), (torch.zeros(3, 7), 0)], "train_data()")
+    with pytest.raises(DataError) as caught:
+        data.batch([0, 1])
+    assert str(caught.value) == (
+        "train_data(): loading samples [0, 1]... failed: RuntimeError: stack expects each tensor to "
+        "be equal size, but got [3, 5] at entry 0 and [3, 7] at entry 1. Samples of one batch need "
+        "one shape: resize or pad them in the Dataset, or give a DataLoader whose collate_fn does it"
+    )
 
 
 def test_a_sample_that_fails_names_the_data_the_place_and_the_reason() -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
 
 from lanac.ir import Program, Slot, flatten_tensors, record_specs, verify_program
+from lanac.ir.outputs import named_tensors
 from lanac.training.data import Batch
 from lanac.training.suffix import SuffixRunner
 
@@ -95,3 +97,46 @@ def test_batches_of_other_sizes() -> None:
         batch = Batch((torch.randn(count, 3, 5, 5), torch.randn(count, 3, 5, 5)))
         for slot, run_from_here in runner.steps(batch):
             assert same(run_from_here(program.teacher_op(slot)), program.teacher(*batch.inputs))
+
+
+@dataclass
+class Found:
+    main: Any
+    more: Any = None
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+def structured_program() -> tuple[Program, Batch]:
+    """One slot; its output stands in every kind of container."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    conv = graph.call_module("conv", (x,))
+    relu = graph.call_function(torch.relu, (conv,))
+    pair = graph.call_function(Pair, (conv, [relu]))
+    found = graph.call_function(Found, (), {"main": {"relu": relu}, "more": pair})
+    graph.output({"found": found, "list": [conv, (relu, None)]})
+    torch.manual_seed(0)
+    teacher = fx.GraphModule({"conv": nn.Conv2d(3, 3, 1)}, graph).eval()
+    inputs = (torch.randn(2, 3, 5, 5),)
+    specs, _ = record_specs(teacher, inputs)
+    slot = Slot("conv", ("conv",), "x", specs["x"], specs["conv"])
+    return Program(teacher, (slot,), specs), Batch(inputs)
+
+
+def test_outputs_have_the_structure_that_the_teacher_gives() -> None:
+    program, batch = structured_program()
+    op = nn.Conv2d(3, 3, 1)
+    expected = program.rewrite({"conv": op})(*batch.inputs)
+    for _, run_from_here in SuffixRunner(program, CPU).steps(batch):
+        outputs = run_from_here(op)
+        values = [outputs, outputs["list"], outputs["found"].main, outputs["found"].more]
+        assert [type(value) for value in values] == [dict, list, dict, Pair]
+        assert type(outputs["found"].more.second) is list
+        outputs["list"].append(1)  # Python's own containers can be changed
+        ours, theirs = named_tensors(outputs), named_tensors(expected)
+        assert [name for name, _ in ours] == [name for name, _ in theirs]
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(ours, theirs, strict=True))

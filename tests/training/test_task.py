@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lanac.errors import DataError
 from lanac.training.data import Batch, Data
-from lanac.training.task import Task, logit_distillation, output_distance
+from lanac.training.task import Task, check_outputs, logit_distillation, output_distance
 
 DATA = Data.of((torch.zeros(4, 2), torch.zeros(4)), "train_data()")
 LOGITS = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 1.0], [1.0, 0.0, 2.0], [5.0, 1.0, 0.0]])
@@ -66,6 +66,86 @@ def test_without_labels_a_metric_of_labels_is_not_used_nor_named() -> None:
     unlabelled = task(metric=negative_error, labelled=False)
     assert unlabelled.metric(LOGITS, batch(None), LOGITS) == 100.0
     assert unlabelled.metric_name == "agreement"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "teacher"),
+    [
+        ({"a": LOGITS, "b": LOGITS * 3}, {"a": LOGITS, "b": LOGITS * 2}),
+        (LOGITS[:, 0] * 1.5, LOGITS[:, 0]),
+        (LOGITS[:, :1] * 1.5, LOGITS[:, :1]),
+    ],
+    ids=["several tensors", "no classes", "one class"],
+)
+def test_outputs_without_one_class_axis_agree_by_their_variance(outputs: Any, teacher: Any) -> None:
+    unlabelled = task(labelled=False)
+    expected = 100 * (1 - float(output_distance(outputs, teacher)))
+    assert 0 < expected < 100
+    assert unlabelled.metric(outputs, batch(None), teacher) == pytest.approx(expected)
+    assert unlabelled.metric(teacher, batch(None), teacher) == 100.0
+    far = {"a": LOGITS, "b": -9 * LOGITS} if isinstance(outputs, dict) else -9 * outputs
+    assert unlabelled.metric(far, batch(None), teacher) == 0.0
+
+
+@pytest.mark.parametrize("wrapped", [{"logits": LOGITS}, (LOGITS,), {"out": [LOGITS], "n": 3}])
+def test_the_default_loss_takes_one_tensor_out_of_its_structure(wrapped: Any) -> None:
+    default = task()
+    assert default.loss(wrapped, batch(), None) == F.cross_entropy(LOGITS, LABELS)
+    assert default.metric(wrapped, batch(), None) == 75.0
+
+
+def test_the_users_own_loss_gets_the_structure_as_it_is() -> None:
+    outputs = {"logits": LOGITS}
+    seen = []
+    task(lambda outputs, targets: seen.append(outputs) or 1.0).loss(outputs, batch(), None)
+    assert seen[0] is outputs
+
+
+def outputs_message(outputs: Any, of_one: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        check_outputs(outputs, of_one, "the first samples of train_data()")
+    return str(caught.value)
+
+
+def test_outputs_that_are_numbers_pass() -> None:
+    for outputs in (LOGITS, {"a": LOGITS, "places": LABELS}, [LOGITS, (LOGITS,), None]):
+        check_outputs(outputs, outputs, "x")
+
+
+def test_outputs_without_numbers_to_learn_from() -> None:
+    where = "on the first samples of train_data(); expected tensors of floating point numbers"
+    more = (
+        ", alone or in tuples, lists, dicts, NamedTuples or dataclasses. Return scores instead of "
+        "the classes or boxes that follow from them."
+    )
+    assert outputs_message({"c": LABELS}, {"c": LABELS}) == (
+        f"the model returns c: torch.int64 {where}{more}"
+    )
+    assert outputs_message("text", "text") == f"the model returns str {where}{more}"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_outputs_that_are_no_numbers(value: float) -> None:
+    broken = LOGITS.clone()
+    broken[1, 1:] = value
+    outputs = {"fine": LOGITS, "broken": broken}
+    assert outputs_message(outputs, outputs) == (
+        "the teacher's output 'broken' of shape (4, 3) has 2 values that are NaN or infinite, on "
+        "the first samples of train_data(); expected finite numbers. Check the weights that model() "
+        "loads and the normalisation of the inputs."
+    )
+
+
+def test_outputs_image_by_image() -> None:
+    """As a detector's: one dict per image."""
+    one = [{"boxes": LOGITS, "scores": LOGITS[:, 0]}]
+    assert outputs_message(one * 3, one) == (
+        "the model returns other outputs for several samples (output_0.boxes, output_0.scores, "
+        "output_1.boxes, output_1.scores, ...) than for one (output_0.boxes, output_0.scores), on "
+        "the first samples of train_data(). Detectors that select boxes image by image do that; "
+        "they cannot be compiled as a whole. Compile the part that returns the same tensors for any "
+        "batch: the detector's backbone (model.backbone), perhaps with its head."
+    )
 
 
 def test_labels_that_do_not_fit_the_default_loss() -> None:

@@ -1,0 +1,132 @@
+"""`lanac MODEL`: makes a trained network faster."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lanac.cli.options import DataFolder, Granularity, Model, Only, Skip, separated
+from lanac.errors import BudgetError
+from lanac.settings import Settings
+from lanac.version import __version__
+
+_DEFAULT = Settings()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lanac {__version__}")
+        raise typer.Exit
+
+
+def compile_model(
+    model: Model,
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="0.5x, 12ms, params=5M, flops=0.6x; joined by + where all must hold, separated by "
+            "commas for one student each."
+        ),
+    ] = "0.5x",
+    target: Annotated[
+        str, typer.Option(help="DEVICE[:RUNTIME][:PRECISION][:bN][:tN], such as cpu or cpu:b8.")
+    ] = "cpu",
+    data: DataFolder = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the students. Default: the model's name and .lanac."),
+    ] = None,
+    pool: Annotated[
+        str,
+        typer.Option(help="default, skip, families and single ops, separated by commas."),
+    ] = "default",
+    emit: Annotated[str, typer.Option(help="Outputs, separated by commas.")] = "pytorch,onnx",
+    granularity: Granularity = "block",
+    only: Only = None,
+    skip: Skip = None,
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    device: Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda.")] = "auto",
+    workspace: Annotated[
+        Path | None, typer.Option(help="Folder for intermediate results. Default: below --out.")
+    ] = None,
+    distill_samples: Annotated[
+        int, typer.Option(min=1, help="Training samples that every candidate learns from.")
+    ] = _DEFAULT.distill_samples,
+    score_samples: Annotated[
+        int, typer.Option(min=2, help="Training samples that every op is scored on.")
+    ] = _DEFAULT.score_samples,
+    plans: Annotated[int, typer.Option(min=1, help="Diverse plans per budget.")] = _DEFAULT.plans,
+    evaluate_images: Annotated[
+        int, typer.Option(min=2, help="Training samples that the best plans are compared on.")
+    ] = _DEFAULT.evaluate_images,
+    finalists: Annotated[
+        int, typer.Option(min=1, help="Plans that are timed as whole networks.")
+    ] = _DEFAULT.finalists,
+    finetune_epochs: Annotated[
+        int, typer.Option(min=0, help="Epochs of finetuning.")
+    ] = _DEFAULT.finetune_epochs,
+    learning_rate: Annotated[
+        float, typer.Option(min=0, help="Peak learning rate of finetuning.")
+    ] = _DEFAULT.learning_rate,
+    batch_size: Annotated[int, typer.Option(min=2, help="Samples per step.")] = _DEFAULT.batch_size,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Makes a trained network faster: replaces inefficient parts by cheaper ones that imitate them.
+
+    Every result is kept: a run that was stopped goes on where it was, and another budget reuses
+    what was prepared.
+    """
+    from rich.console import Console
+
+    from lanac.compiler import compile
+    from lanac.frontend.sources import load_source
+    from lanac.report.console import ConsoleInstruments, show_result
+    from lanac.report.summary import verdict
+
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    source = load_source(model, data)
+    result = compile(
+        source.model,
+        train_data=source.train_data,
+        val_data=source.val_data,
+        budget=budget,
+        target=target,
+        out=out if out is not None else Path(f"{source.name}.lanac"),
+        workspace=workspace,
+        loss=source.loss,
+        metric=source.metric,
+        example_inputs=source.example_inputs,
+        pool=pool,
+        emit=emit,
+        granularity=granularity,
+        only=separated(only),
+        skip=separated(skip),
+        seed=seed,
+        device=device,
+        settings=Settings(
+            distill_samples=distill_samples,
+            score_samples=score_samples,
+            plans=plans,
+            evaluate_images=evaluate_images,
+            finalists=finalists,
+            finetune_epochs=finetune_epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+        ),
+        instruments=ConsoleInstruments(console),
+    )
+    show_result(console, result)
+    if result.failures:
+        raise result.failures[0]
+    for student in result.students:
+        met, sentence = verdict(student)
+        if not met:
+            raise BudgetError(
+                f"{sentence}, as measured at the end. The files are complete; where the miss is "
+                "small, a busy machine may be the reason"
+            )

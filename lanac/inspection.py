@@ -1,0 +1,145 @@
+"""inspect(): what lanac sees of a network, without training anything."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lanac.compilation import Compilation
+from lanac.compiler import example_tensors
+from lanac.errors import BackendError, DataError
+from lanac.frontend.partition import SlotOptions
+from lanac.instruments import Instruments
+from lanac.ir import Program
+from lanac.ops.pool import parse_pool
+from lanac.passes import EnumeratePool, MeasureCosts, Pass, TraceProgram, run_passes
+from lanac.targets import LATENCY, CostTable, Target, parse_budgets, parse_target
+from lanac.training.data import Data
+from lanac.training.inputs import forward_order
+from lanac.training.task import Task
+from lanac.workspace import Workspace
+
+_QUICK = 9, 4
+"""Rounds of timing and whole networks: half a minute for resnet50 on one core."""
+
+_SLOW = 3, 1
+"""The same for a network of which one inference takes long; the shares scatter a little more."""
+
+_SLOW_S = 0.5
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A network as lanac sees it.
+
+    Attributes:
+        name: what it is called.
+        program: traced, cut into slots, verified.
+        costs: of every slot's own op; latency is there where it was measured.
+        target: what latency was measured on.
+    """
+
+    name: str
+    program: Program
+    costs: CostTable
+    target: Target
+
+
+def inspect(  # like compile: the name that users expect
+    model: nn.Module,
+    *,
+    example_inputs: Any = None,
+    train_data: Any = None,
+    name: str = "",
+    target: str = "cpu",
+    latency: bool = True,
+    granularity: str = "block",
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    instruments: Instruments | None = None,
+) -> Inspection:
+    """Traces a network, cuts it into slots and finds out what each costs.
+
+    Latency is measured as a compilation measures it: every distinct slot alone, and whole networks
+    with slots skipped, so that the parts add up. Where the runtime refuses the network, latency is
+    left out with a warning.
+
+    Args:
+        model: the network; it need not be trained.
+        example_inputs: a tensor, a tuple or a dict of tensors, batch first; default: from `train_data`.
+        train_data: as for `compile`; only two samples are read, and not those where
+            `example_inputs` are given.
+        name: for titles; default: the class of the model.
+        target: `cpu[:bN][:tN]`: batch and threads of the latency.
+        latency: whether to measure it.
+        granularity: `block` or `layer`, as for `compile`.
+        only: glob patterns of module paths; nothing else becomes a slot.
+        skip: glob patterns of module paths that stay as they are.
+        instruments: what watches; default: the log.
+
+    Returns:
+        The program with its costs.
+
+    Raises:
+        LanacError: anything that is the user's to mend; the message says how.
+    """
+    options = SlotOptions(granularity, tuple(only), tuple(skip))
+    parsed_target = parse_target(target)
+    if example_inputs is None and train_data is None:
+        raise DataError("give example_inputs, such as torch.zeros(2, 3, 224, 224), or train_data")
+    # Nothing is learnt: where the user gives inputs, no data are needed but some for the record.
+    samples = train_data if example_inputs is None else torch.zeros(2, 1)
+    data = Data.of(samples, "train_data()")
+    if isinstance(example_inputs, Mapping):
+        order = forward_order(model, tuple(example_inputs), "example_inputs()")
+        data = replace(data, names=order)
+    elif example_inputs is None:
+        data = data.for_network(model)
+    task = Task(data, data, data, None, None, labelled=False)
+    with tempfile.TemporaryDirectory(prefix="lanac-") as folder:
+        start = Compilation(
+            task=task,
+            example=example_tensors(task, example_inputs),
+            target=parsed_target,
+            budget=parse_budgets("0.5x")[0],
+            resources=(LATENCY,) if latency else (),
+            workspace=Workspace(Path(folder)),
+            out=Path(folder),
+            device=torch.device("cpu"),
+            instruments=instruments or Instruments(),
+        )
+        traced = run_passes(start, [TraceProgram(model, data.names, options)])
+        costs = _costs(traced)
+    return Inspection(name or type(model).__name__, traced.need("program"), costs, parsed_target)
+
+
+def _costs(traced: Compilation) -> CostTable:
+    rounds, networks = _QUICK if _seconds(traced) < _SLOW_S else _SLOW
+    passes: list[Pass] = [EnumeratePool(tuple(parse_pool("skip"))), MeasureCosts(rounds, networks)]
+    try:
+        done = run_passes(traced, passes)
+    except BackendError as error:
+        if not traced.resources:
+            raise
+        traced.instruments.warn(f"latency is not measured: {error}")
+        done = run_passes(replace(traced, resources=()), passes)
+    costs: CostTable = done.need("costs")
+    return costs
+
+
+@torch.no_grad()
+def _seconds(traced: Compilation) -> float:
+    """About how long one inference takes at the target's batch."""
+    program: Program = traced.need("program")
+    specs = [spec.with_batch(traced.target.batch) for spec in program.input_specs]
+    inputs = [torch.zeros(spec.shape, dtype=spec.dtype) for spec in specs]
+    began = time.process_time()
+    program.teacher(*inputs)
+    return time.process_time() - began

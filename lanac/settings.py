@@ -1,0 +1,32 @@
+"""How much work goes into a student. Loads no torch: the command's help shows these defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much work goes into a student; the command line has an option for each.
+
+    Attributes:
+        distill_samples: training samples that every candidate learns from.
+        score_samples: training samples that every op is scored on.
+        plans: diverse plans per budget (the paper's K).
+        evaluate_images: training samples that the best plans are compared on.
+        finalists: plans that are timed as whole networks.
+        finetune_epochs: epochs of finetuning.
+        learning_rate: peak learning rate of finetuning.
+        batch_size: samples per step of finetuning; other passes derive theirs from it.
+        held_out: training samples kept from training, for decisions; at most a tenth.
+    """
+
+    distill_samples: int = 8192
+    score_samples: int = 1024
+    plans: int = 16
+    evaluate_images: int = 6000
+    finalists: int = 3
+    finetune_epochs: int = 5
+    learning_rate: float = 5e-4
+    batch_size: int = 128
+    held_out: int = 2048
