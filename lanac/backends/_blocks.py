@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
 
 from lanac.backends._forward import write_forward
+from lanac.backends._frozen import Calls, freeze
 from lanac.backends._leaves import (
     Leaf,
     inexpressible,
@@ -21,6 +22,7 @@ from lanac.backends._leaves import (
     torch_leaf,
 )
 from lanac.backends._structures import structures_of
+from lanac.backends._switches import inline_switch
 from lanac.errors import BackendError
 
 
@@ -32,12 +34,14 @@ class Block:
         title: the class name it would like to have.
         parts: its attributes in order.
         forward: lines of its forward method.
+        functions: source of the functions that it calls and that are not torch's, by name.
         structures: NamedTuples and dataclasses that the forward method makes.
     """
 
     title: str
     parts: Mapping[str, Leaf | Block]
     forward: tuple[str, ...]
+    functions: Mapping[str, str] = field(default_factory=dict)
     structures: tuple[type, ...] = ()
 
     def state(self, prefix: str = "") -> dict[str, Tensor]:
@@ -55,13 +59,18 @@ class Block:
 Part = Leaf | Block
 
 
-def describe_student(student: fx.GraphModule) -> Block:
+def describe_student(student: fx.GraphModule, inputs: tuple[Tensor, ...] = ()) -> Block:
     """The student as a block called `Student`.
+
+    Args:
+        student: in eval mode.
+        inputs: example inputs, for modules that torch.fx cannot trace.
 
     Raises:
         BackendError: a module or a function in it cannot be written as source; names it.
     """
-    return _describe_graph(student, student.graph, "Student", "", is_root=True)
+    calls = Calls(student, inputs)
+    return _describe_graph(student, student.graph, "Student", "", calls, is_root=True)
 
 
 def _describe_graph(
@@ -69,10 +78,11 @@ def _describe_graph(
     graph: fx.Graph,
     title: str,
     path: str,
+    calls: Calls,
     is_root: bool = False,
     in_training: fx.Graph | None = None,
 ) -> Block:
-    graph = _without_identities(root, graph, keep_slots=is_root)
+    graph = _inlined(root, graph, keep_slots=is_root)
     graphs = [graph] if in_training is None else [in_training, graph]
     nodes = [n for g in graphs for n in g.nodes if n.op in ("call_module", "get_attr")]
     targets = list(dict.fromkeys(str(node.target) for node in nodes))
@@ -81,7 +91,7 @@ def _describe_graph(
     attributes: dict[str, tuple[str, ...]] = {}
     for target in targets:
         stem = _attribute_name(target[len(prefix) :])
-        found = _describe(root, target, f"{path}.{target}" if path else target)
+        found = _describe(root, target, f"{path}.{target}" if path else target, calls)
         names = []
         for suffix, part in found:
             name = _free_name(f"{stem}{suffix}", parts)
@@ -89,21 +99,22 @@ def _describe_graph(
             names.append(name)
         attributes[target] = tuple(names)
     where = f"module {path!r}" if path else "the student"
-    forward = write_forward(graph, attributes, where)
+    functions: dict[str, str] = {}
+    forward = write_forward(graph, attributes, where, functions)
     if in_training is not None:
-        head, *body = write_forward(in_training, attributes, where)
+        head, *body = write_forward(in_training, attributes, where, functions)
         indented = (f"    {line}" for line in body)
         forward = (head, "    if self.training:", *indented, *forward[1:])
     structures = dict.fromkeys(cls for g in graphs for cls in structures_of(g).values())
-    return Block(title, parts, forward, tuple(structures))
+    return Block(title, parts, forward, functions, tuple(structures))
 
 
-def _describe(root: nn.Module, target: str, path: str) -> list[tuple[str, Part]]:
+def _describe(root: nn.Module, target: str, path: str, calls: Calls) -> list[tuple[str, Part]]:
     """What a target of the graph becomes: attributes (suffix and value) called one by one."""
     parent, _, name = target.rpartition(".")
     value = getattr(root.get_submodule(parent), name)
     if isinstance(value, nn.Module):
-        return _describe_module(value, path)
+        return _describe_module(value, path, calls)
     if isinstance(value, Tensor):
         return [("", tensor_leaf(value))]
     raise BackendError(
@@ -112,58 +123,83 @@ def _describe(root: nn.Module, target: str, path: str) -> list[tuple[str, Part]]
     )
 
 
-def _describe_module(module: nn.Module, path: str) -> list[tuple[str, Part]]:
+def _describe_module(module: nn.Module, path: str, calls: Calls) -> list[tuple[str, Part]]:
     if module._forward_hooks or module._forward_pre_hooks:
         raise inexpressible(module, path, "it has forward hooks, which would be lost")
     if isinstance(module, fx.GraphModule):
         title = _graph_title(module, path)
-        return _describe_traced(module, module.graph, title, path)
+        return _describe_traced(module, module.graph, title, path, calls)
     if is_special(module):
         found: list[tuple[str, Part]] = []
         for suffix, part in special_leaves(module, path):
-            inner = [("", part)] if isinstance(part, Leaf) else _describe_module(part, path)
+            inner = [("", part)] if isinstance(part, Leaf) else _describe_module(part, path, calls)
             found += [(suffix + more, deep) for more, deep in inner]
         return found
     base = torch_base(module)
     if base is not None:
         return [("", torch_leaf(module, base, path))]
     title = type(module).__name__
-    graph = _trace(module, path)
+    try:
+        graph = _trace(module, path)
+    except BackendError:
+        if calls.of(module) is None:
+            raise
+        return [("", _describe_frozen(module, title, path, calls))]
     # The other mode is traced on a copy: code that runs in training may change buffers.
     in_training = _trace(copy.deepcopy(module).train(), path)
     if str(graph) == str(in_training):
-        return _describe_traced(module, graph, title, path)
-    return [("", _describe_graph(module, graph, title, path, in_training=in_training))]
+        return _describe_traced(module, graph, title, path, calls)
+    return [("", _describe_graph(module, graph, title, path, calls, in_training=in_training))]
+
+
+def _describe_frozen(module: nn.Module, title: str, path: str, calls: Calls) -> Block:
+    """A module that torch.fx cannot trace, as the operators that torch.export records of it."""
+    call = calls.of(module)
+    assert call is not None  # the caller has looked
+    try:
+        frozen = freeze(module, call)
+    # Export runs the module's own code, which may raise anything.
+    except Exception as error:
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        why = f"torch.fx cannot trace it, and torch.export cannot either: {line}"
+        raise inexpressible(module, path, why) from error
+    return _describe_graph(frozen.root, frozen.graph, title, path, calls)
 
 
 def _describe_traced(
-    root: nn.Module, graph: fx.Graph, title: str, path: str
+    root: nn.Module, graph: fx.Graph, title: str, path: str, calls: Calls
 ) -> list[tuple[str, Part]]:
     """A block, or the module that is all there is in the graph."""
-    graph = _without_identities(root, graph)
+    graph = _inlined(root, graph)
     nodes = list(graph.nodes)
     if [n.op for n in nodes] == ["placeholder", "output"] and nodes[1].args == (nodes[0],):
         return [("", Leaf("nn.Identity", ()))]
     if [n.op for n in nodes] == ["placeholder", "call_module", "output"]:
         entry, call, exit_ = nodes
         if call.args == (entry,) and not call.kwargs and exit_.args == (call,):
-            return _describe(root, str(call.target), f"{path}.{call.target}")
-    return [("", _describe_graph(root, graph, title, path))]
+            return _describe(root, str(call.target), f"{path}.{call.target}", calls)
+    return [("", _describe_graph(root, graph, title, path, calls))]
 
 
-def _without_identities(root: nn.Module, graph: fx.Graph, keep_slots: bool = False) -> fx.Graph:
-    """The graph without the `nn.Identity` that stand for what an option of the teacher left out.
+def _inlined(root: nn.Module, graph: fx.Graph, keep_slots: bool = False) -> fx.Graph:
+    """The graph without modules that are nothing or one call.
 
-    A slot filled with identity says that something was here; its name has no dot.
+    These are the `nn.Identity` that stand for what an option of the teacher left out, and calls
+    whose constants differ in training. A slot filled with identity says that something was here;
+    its name has no dot.
     """
     clean = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        is_kept = node.op != "call_module" or (keep_slots and "." not in node.target)
-        if not is_kept and type(root.get_submodule(node.target)) is nn.Identity:
+        part = root.get_submodule(node.target) if node.op == "call_module" else None
+        is_kept = part is None or (keep_slots and "." not in node.target)
+        if not is_kept and type(part) is nn.Identity:
             copied[node] = copied[node.all_input_nodes[0]]
-        else:
-            copied[node] = clean.node_copy(node, copied.__getitem__)
+            continue
+        call = None
+        if part is not None and not node.kwargs:
+            call = inline_switch(clean, part, [copied[source] for source in node.all_input_nodes])
+        copied[node] = call or clean.node_copy(node, copied.__getitem__)
     return clean
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from lanac.backends._blocks import Block
 from lanac.backends._leaves import HELPERS, REQUIRED, Argument, Leaf, source
 from lanac.backends._structures import write_structures
+from lanac.errors import BackendError
 
 # More constructor arguments than this hide what a block is; two classes then read better.
 MAX_ARGUMENTS = 8
 _WIDTH = 100
+_FROZEN = "Operators recorded by torch.export: it does in training what it does in evaluation."
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,12 @@ def write_classes(student: Block, ties: Sequence[tuple[str, str]]) -> str:
     blocks = list(dict.fromkeys(_walk(student)))
     parts = [part for block in blocks for part in block.parts.values()]
     helpers = {part.callee for part in parts if isinstance(part, Leaf)}
+    functions = _functions(blocks)
     texts = [text for name, text in HELPERS.items() if name in helpers]
+    texts += functions.values()
     structures = write_structures(cls for block in blocks for cls in block.structures)
     texts += structures.values()
-    names = {"Student", *HELPERS, *structures}
+    names = {"Student", *HELPERS, *functions, *structures}
     made: dict[Block, _Call] = {}
     heights: dict[Block, int] = {}
     for block in blocks:
@@ -53,6 +57,18 @@ def write_classes(student: Block, ties: Sequence[tuple[str, str]]) -> str:
     lines = [f"self.{again} = self.{first}" for again, first in ties]
     texts.append(_class_text("Student", (), _inits(_calls(student, made), {}), student, lines))
     return "\n\n".join(texts)
+
+
+def _functions(blocks: Sequence[Block]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for block in blocks:
+        for name, text in block.functions.items():
+            if found.setdefault(name, text) != text:
+                raise BackendError(
+                    f"cannot write the student as PyTorch source: two of the functions that it "
+                    f"calls have the name {name}. Rename one, or emit ONNX only (--emit onnx)."
+                )
+    return found
 
 
 def _walk(block: Block) -> Iterator[Block]:
@@ -185,6 +201,8 @@ def _class_text(
     name: str, parameters: Sequence[str], inits: Sequence[str], block: Block, more: Sequence[str]
 ) -> str:
     lines = [f"class {name}(nn.Module):"]
+    if any("torch.ops.aten." in line for line in block.forward):
+        lines += [f'    """{_FROZEN}"""', ""]
     head = [f"def __init__({', '.join(['self', *parameters])}):"]
     if len(head[0]) + 4 > _WIDTH:
         head = ["def __init__(", *(f"    {text}," for text in ("self", *parameters)), "):"]

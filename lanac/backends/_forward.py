@@ -8,20 +8,18 @@ import keyword
 import operator
 import re
 from collections.abc import Callable, Mapping
-from types import ModuleType
 
-import torch
-import torch.nn.functional as F
 from torch import fx
 
+from lanac.backends._functions import MODULES, copied_functions, torch_name
 from lanac.backends._leaves import source
 from lanac.backends._structures import field_defaults, is_structure, structures_of
+from lanac.backends._switches import Switch
 from lanac.errors import BackendError
 
 # Values that are used once flow through these; values that live longer get names of their own.
 _PASSING = ("x", "y", "z", "u", "v", "w")
-_RESERVED = {*keyword.kwlist, *dir(builtins), *_PASSING, "torch", "nn", "F", "self", "operator"}
-_BUILTINS = {len, int, float, bool, max, min, sum, abs, tuple, list}
+_RESERVED = {*keyword.kwlist, *dir(builtins), *_PASSING, *MODULES, "self"}
 _INFIX: Mapping[object, str] = {
     operator.add: "+",
     operator.sub: "-",
@@ -71,7 +69,10 @@ def _defaults(target: object) -> dict[str, object]:
 
 
 def write_forward(
-    graph: fx.Graph, attributes: Mapping[str, tuple[str, ...]], where: str
+    graph: fx.Graph,
+    attributes: Mapping[str, tuple[str, ...]],
+    where: str,
+    functions: dict[str, str],
 ) -> tuple[str, ...]:
     """The lines of `def forward(self, ...)`, not indented.
 
@@ -80,20 +81,26 @@ def write_forward(
         attributes: for each target of a call_module or get_attr node the attributes that stand
             for it; several are called one after the other.
         where: the module, for messages.
+        functions: gets the source of called functions that are not torch's, by name.
 
     Raises:
-        BackendError: a node calls something that torch does not offer.
+        BackendError: a node calls something that cannot be written.
     """
-    return _ForwardWriter(graph, attributes, where).write()
+    return _ForwardWriter(graph, attributes, where, functions).write()
 
 
 class _ForwardWriter:
     """Walks one graph; `names` holds the variable (or expression) of every value seen."""
 
     def __init__(
-        self, graph: fx.Graph, attributes: Mapping[str, tuple[str, ...]], where: str
+        self,
+        graph: fx.Graph,
+        attributes: Mapping[str, tuple[str, ...]],
+        where: str,
+        functions: dict[str, str],
     ) -> None:
         self.graph, self.attributes, self.where = graph, attributes, where
+        self.functions = functions
         self.names: dict[fx.Node, str] = {}
         self.last_use: dict[fx.Node, fx.Node] = {}
         for node in graph.nodes:
@@ -222,24 +229,18 @@ class _ForwardWriter:
         raise self._error(node, f"{target!r} is not a function")
 
     def _function(self, target: Callable[..., object], node: fx.Node) -> str:
-        if isinstance(target, torch._ops.OpOverload) and target.namespace in ("aten", "prims"):
-            return f"torch.ops.{target}"
-        if target in _BUILTINS or is_structure(target):
+        if is_structure(target):
             return target.__name__
-        spaces: tuple[tuple[ModuleType | type, str], ...] = (
-            (F, "F"),
-            (torch, "torch"),
-            (torch.linalg, "torch.linalg"),
-            (torch.fft, "torch.fft"),
-            (torch.special, "torch.special"),
-            (torch.Tensor, "torch.Tensor"),
-        )
-        name = getattr(target, "__name__", "")
-        for space, prefix in spaces:
-            if getattr(space, name, None) is target:
-                return f"{prefix}.{name}"
-        module = getattr(target, "__module__", None) or type(target).__module__
-        raise self._error(node, f"{module}.{name or target} is not a function of torch")
+        name = torch_name(target)
+        if name is None:
+            try:
+                copied = copied_functions(target)
+            except ValueError as error:
+                raise self._error(node, str(error)) from error
+            self.functions |= copied
+            name = list(copied)[-1]
+            self.taken.add(name)
+        return name
 
     def _arguments(self, node: fx.Node, args: tuple[object, ...]) -> str:
         texts = [self._text(value, node) for value in args]
@@ -254,6 +255,12 @@ class _ForwardWriter:
         """A graph argument as source."""
         if isinstance(value, fx.Node):
             return self.names[value]
+        if isinstance(value, Switch):
+            if (value.in_training, value.in_evaluation) == (True, False):
+                return "self.training"
+            modes = (value.in_training, value.in_evaluation)
+            text = " if self.training else ".join(self._text(mode, node) for mode in modes)
+            return f"({text})" if node.target in _INFIX or node.target in _IN_PLACE else text
         if isinstance(value, tuple):
             items = [self._text(item, node) for item in value]
             if is_structure(type(value)):

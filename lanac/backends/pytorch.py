@@ -32,7 +32,7 @@ It needs torch, and safetensors to read the weights in student.safetensors besid
 """
 
 '''
-_STANDARD = ("collections", "dataclasses", "operator")
+_STANDARD = ("collections", "dataclasses", "functools", "itertools", "math", "operator")
 _LOAD = '''
 
 def load(weights=None):
@@ -60,10 +60,10 @@ class PytorchBackend:
     def emit(
         self, student: fx.GraphModule, folder: Path, inputs: tuple[Tensor, ...]
     ) -> tuple[Path, ...]:
-        """Writes the source and the weights; `inputs` are not needed."""
+        """Writes the source and the weights."""
         from safetensors.torch import save_file
 
-        text, state = write_source(student)
+        text, state = write_source(student, inputs)
         source, weights = folder / SOURCE_NAME, folder / WEIGHTS_NAME
         draft = folder / f".{WEIGHTS_NAME}.{uuid.uuid4().hex}"
         try:
@@ -87,13 +87,17 @@ class PytorchBackend:
         return run
 
 
-def write_source(student: fx.GraphModule) -> tuple[str, dict[str, Tensor]]:
+def write_source(
+    student: fx.GraphModule, inputs: tuple[Tensor, ...] = ()
+) -> tuple[str, dict[str, Tensor]]:
     """The student as source text, and its weights by the names they have there.
+
+    `inputs` are examples, needed where the student has modules that torch.fx cannot trace.
 
     Raises:
         BackendError: a module or function of the student cannot be written as source; names it.
     """
-    block = describe_student(student)
+    block = describe_student(student, inputs)
     state = block.state()
     classes = write_classes(block, tied(state))
     imports = [f"import {name}" for name in _STANDARD if re.search(rf"\b{name}\.", classes)]
@@ -101,8 +105,8 @@ def write_source(student: fx.GraphModule) -> tuple[str, dict[str, Tensor]]:
     imports += ["import torch"] if re.search(r"\btorch\.", classes) else []
     imports += ["import torch.nn as nn"]
     imports += ["import torch.nn.functional as F"] if re.search(r"\bF\.", classes) else []
-    inputs = [node.target for node in student.graph.nodes if node.op == "placeholder"]
-    head = _HEAD.replace("INPUTS", ", ".join(inputs))
+    names = [node.target for node in student.graph.nodes if node.op == "placeholder"]
+    head = _HEAD.replace("INPUTS", ", ".join(names))
     text = f"{head}{chr(10).join(imports)}\n\n\n{classes}{_LOAD}"
     return text, save_ready(state)
 

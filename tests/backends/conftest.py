@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
-from lanac.backends.pytorch import BACKEND
+from lanac.backends.pytorch import BACKEND, write_source
 
 
 class Residual(nn.Module):
@@ -182,6 +182,35 @@ def check_in_clean_process(student: fx.GraphModule, x: Tensor, folder: Path) -> 
 @pytest.fixture
 def reload_in_clean_process() -> Callable[[fx.GraphModule, Tensor, Path], str]:
     return check_in_clean_process
+
+
+def load_emitted(module: fx.GraphModule, *inputs: Tensor) -> nn.Module:
+    """The emitted network, in this process and in eval mode."""
+    text, state = write_source(module, inputs)
+    space: dict[str, object] = {"__file__": "student.py", "__name__": "student"}
+    exec(compile(text, "student.py", "exec"), space)  # noqa: S102 - the text is under test
+    model: nn.Module = space["Student"]()  # type: ignore[operator]
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def check_emitted(module: fx.GraphModule, *batches: Tensor) -> str:
+    """The source of a network of one input; checks that it computes the same for all batches."""
+    model = load_emitted(module, batches[0])
+    with torch.no_grad():
+        for batch in batches:
+            assert torch.equal(model(batch), module(batch))
+    return write_source(module, batches[:1])[0]
+
+
+@pytest.fixture
+def load() -> Callable[..., nn.Module]:
+    return load_emitted
+
+
+@pytest.fixture
+def check() -> Callable[..., str]:
+    return check_emitted
 
 
 @pytest.fixture

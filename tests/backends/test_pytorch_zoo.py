@@ -9,6 +9,10 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from lanac.backends.pytorch import write_source
+from lanac.frontend.partition import partition
+from lanac.frontend.tracing import trace
+
 
 def test_torchvision_resnet18(
     rewrite: Callable[..., fx.GraphModule],
@@ -62,3 +66,43 @@ class TimmTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         leaves = {"BatchNormAct2d", "DropPath", "Conv2dSame"}
         return type(m).__name__ in leaves or super().is_leaf_module(m, module_qualified_name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shows"),
+    [
+        ("timm:cait_xxs24_224", "drop_prob=0.1"),
+        ("timm:mobilevit_xxs", "math.ceil("),
+        ("timm:vit_tiny_patch16_dinov3_qkvb", "# From timm.layers.pos_embed_sincos._build_grid"),
+        ("timm:vit_tiny_r_s16_p8_224", "torch.ops.aten."),
+        ("torchvision:swin_t", "training=self.training)"),
+    ],
+)
+def test_families_through_the_front_end(
+    name: str,
+    shows: str,
+    statistics: Callable[[nn.Module], nn.Module],
+    load: Callable[..., nn.Module],
+) -> None:
+    library, _, model_name = name.partition(":")
+    if library == "timm":
+        options = {"num_classes": 10, "drop_path_rate": 0.1}
+        model = pytest.importorskip("timm").create_model(model_name, **options)
+        size = model.pretrained_cfg["input_size"]
+    else:
+        model = pytest.importorskip("torchvision").models.get_model(model_name, num_classes=10)
+        size = (3, 224, 224)
+    teacher = statistics(model).eval()
+    x = torch.randn(2, *size)
+    split = partition(trace(teacher, (x,))).split()
+    text, _ = write_source(split, (x,))
+    assert shows in text
+    emitted = load(split, x)
+    with torch.no_grad():
+        for batch in (x, torch.randn(3, *size)):
+            assert torch.equal(emitted(batch), teacher(batch))
+    torch.manual_seed(0)
+    expected = teacher.train()(x)
+    torch.manual_seed(0)
+    assert torch.equal(emitted.train()(x), expected)
