@@ -93,7 +93,7 @@ class Trace:
             return
         reason = (
             "A condition on types (isinstance(x, Tensor)), a context such as autocast, or a write "
-            "that cannot be seen (out=, x.data = ...) is the usual reason; rewrite it."
+            "that cannot be seen (+= on a view, out=, x.data = ...) is the usual reason; rewrite it."
         )
         if self.model is not None:
             again = run_model(self.model, inputs, names=self.names)

@@ -231,3 +231,22 @@ def test_the_model_is_as_before() -> None:
     assert not any(part.training for part in model.modules())
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert {name: set(vars(part)) for name, part in model.named_modules()} == attributes
+
+
+class WritesThroughAView(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.head = layer(3, 4), layer(4, 4), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.two(self.one(x))
+        half = y[:, :2]
+        half.sub_(3)
+        return self.head(y)
+
+
+def test_a_write_that_nobody_reads_by_name_is_kept() -> None:
+    model = WritesThroughAView().eval()
+    program = build_program(model, (IMAGE,))
+    assert names(program) == ["one", "two", "head"]
+    assert torch.equal(program.split()(IMAGE), model(IMAGE))

@@ -255,8 +255,8 @@ def test_a_condition_on_types_is_refused() -> None:
     assert message_of(Asking(), X) == (
         "the traced graph does not compute what the model computes on its example input "
         "(output has other values). A condition on types (isinstance(x, Tensor)), a context such "
-        "as autocast, or a write that cannot be seen (out=, x.data = ...) is the usual reason; "
-        "rewrite it."
+        "as autocast, or a write that cannot be seen (+= on a view, out=, x.data = ...) is the "
+        "usual reason; rewrite it."
     )
 
 
