@@ -115,6 +115,7 @@ def trace(
     inputs: tuple[Tensor, ...],
     names: tuple[str, ...] = (),
     check: bool = True,
+    distrust: str = "",
 ) -> Trace:
     """Traces the model in eval mode.
 
@@ -123,6 +124,7 @@ def trace(
         inputs: example inputs; further arguments of `forward` keep their defaults.
         names: the arguments of `forward` that the inputs are for, where they are given by keyword.
         check: whether the graph is compared with the model; else the caller does it.
+        distrust: why torch.fx is not to be used, only torch.export; '' where it is.
 
     Raises:
         TraceError: the model fails on the inputs, cannot be traced, or the graph computes
@@ -136,7 +138,11 @@ def trace(
         )
     expected = run_model(model, inputs, names=names)
     mode = fake_mode()
-    module, how, notes = _to_graph(model, inputs, names, mode)
+    module, how, notes = (
+        _exported(model, inputs, names, distrust)
+        if distrust
+        else _to_graph(model, inputs, names, mode)
+    )
     module.graph.lint()
     module.recompile()
     seen, expected_more = observe(module, inputs, mode), None

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lanac.errors import ProgramError
+from lanac.errors import ProgramError, TraceError
 from lanac.frontend.build import build_program
 from lanac.frontend.partition import LAYER, SlotOptions
 from lanac.ir import Program
@@ -250,3 +250,44 @@ def test_a_write_that_nobody_reads_by_name_is_kept() -> None:
     program = build_program(model, (IMAGE,))
     assert names(program) == ["one", "two", "head"]
     assert torch.equal(program.split()(IMAGE), model(IMAGE))
+
+
+class TestWhatTorchFxDoesNotSee:
+    """torch.export takes over where the graph of torch.fx differs from the model."""
+
+    def test_a_condition_on_types_and_a_write_through_a_view(self) -> None:
+        class Typed(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.one, self.two = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+
+            def forward(self, x: Tensor) -> Tensor:
+                if isinstance(x, Tensor):
+                    x = x * 2
+                y = self.one(x)
+                half = y[:, :2]
+                half += 1
+                return self.two(y.relu())
+
+        model = Typed()
+        program = build_program(model, (torch.randn(2, 3, 4, 4),))
+        assert [slot.name for slot in program.slots] == ["one", "two"]
+        assert program.notes == (
+            "traced by torch.export, because torch.fx cannot: it does not see all that the network "
+            "does (a condition on types, a context such as autocast, a write through a view). "
+            "Batch norm and dropout stay as they are in evaluation",
+        )
+        x = torch.randn(5, 3, 4, 4)
+        torch.testing.assert_close(program.split()(x), model(x))
+
+    def test_a_model_that_is_random_stays_refused(self) -> None:
+        class Random(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.one = nn.Conv2d(3, 8, 1)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.one(x) + torch.rand(1)
+
+        with pytest.raises(TraceError, match=r"has random numbers or state in forward\(\)"):
+            build_program(Random(), (torch.randn(2, 3, 4, 4),))
