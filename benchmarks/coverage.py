@@ -43,7 +43,10 @@ def main() -> None:
     parser.add_argument("--group", action="append", default=[], help="groups of networks")
     parser.add_argument("--seconds", type=float, default=400, help="time limit per network")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no network after these")
-    parser.add_argument("--no-onnx", action="store_true", help="without the slowest stage")
+    parser.add_argument(
+        "--exporter", choices=("newer", "older", "auto", "none"), default="auto",
+        help="of ONNX; auto: the older, faster one for the large graphs of timm's families",
+    )  # fmt: skip
     parser.add_argument("--stale", action="store_true", help="also take rows of older code")
     parser.add_argument("--report", action="store_true", help="only write the table")
     parser.add_argument(
@@ -125,7 +128,7 @@ def run(network: Network, arguments: argparse.Namespace, end: float) -> dict[str
     with tempfile.TemporaryDirectory(prefix="coverage.") as folder:
         told, noise = Path(folder) / "rows", Path(folder) / "noise"
         context = multiprocessing.get_context("forkserver")
-        process = context.Process(target=work, args=(network, not arguments.no_onnx, told, noise))
+        process = context.Process(target=work, args=(network, arguments.exporter, told, noise))
         process.start()
         process.join(arguments.seconds)
         if process.is_alive():
@@ -145,7 +148,7 @@ def run(network: Network, arguments: argparse.Namespace, end: float) -> dict[str
     return {**row, "wall_seconds": time.perf_counter() - begun}
 
 
-def work(network: Network, with_onnx: bool, told: Path, noise: Path) -> None:
+def work(network: Network, exporter: str, told: Path, noise: Path) -> None:
     """What the process of one network does: a line in `told` after every stage."""
     os.setsid()
     with noise.open("w") as file:
@@ -157,7 +160,7 @@ def work(network: Network, with_onnx: bool, told: Path, noise: Path) -> None:
         with told.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    check_network(network, report, with_onnx)
+    check_network(network, report, exporter)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
-from benchmarks.zoo.networks import DENSE, Built, Network, build
+from benchmarks.zoo.networks import DENSE, TIMM, Built, Network, build
 from lanac.backends.onnx import BACKEND as ONNX
 from lanac.backends.pytorch import BACKEND as PYTORCH
 from lanac.errors import LanacError
@@ -34,17 +34,22 @@ FRESH = Path(__file__).with_name("fresh.py")
 FRESH_SECONDS = 300
 BATCH, OTHER_BATCH = 2, 3
 
+NEWER, OLDER, AUTO, NONE = EXPORTERS = ("newer", "older", "auto", "none")
+LARGE_GRAPH = 500
+"""Nodes from which on the newer exporter takes more than half a minute."""
+
 Row = dict[str, Any]
 Report = Callable[[Row], None]
 
 
-def check_network(network: Network, report: Report, with_onnx: bool = True) -> Row:
+def check_network(network: Network, report: Report, exporter: str = NEWER) -> Row:
     """Runs all stages.
 
     Args:
         network: what to check.
         report: told after every stage, so that a process that is stopped has said how far it came.
-        with_onnx: whether the ONNX stage runs.
+        exporter: of the ONNX stage: the one that lanac emits with, the older and faster one, the older
+            one for large graphs of timm's families only, or none.
 
     Returns:
         The row of the table: facts, and for each stage its seconds, findings and error.
@@ -56,6 +61,7 @@ def check_network(network: Network, report: Report, with_onnx: bool = True) -> R
     if built is None:
         return stages.row
     x, more = torch.randn(BATCH, *built.image), torch.randn(OTHER_BATCH, *built.image)
+    trained = torch.randn(OTHER_BATCH, *built.training_image) if built.training_image else more
     traced = stages.run("trace", lambda row: _trace(built.model, x, row))
     if traced is None:
         return stages.row
@@ -64,14 +70,18 @@ def check_network(network: Network, report: Report, with_onnx: bool = True) -> R
         return stages.row
     split = program.split()
     stages.run("identity", lambda row: _identity(program, built.model, split, (x, more), row))
-    wanted = stages.run("train", lambda row: _train(built.model, split, more, row))
+    wanted = stages.run("train", lambda row: _train(built.model, split, trained, row))
     with tempfile.TemporaryDirectory(prefix="coverage.") as folder:
-        given = (built.model, split, x, more, wanted)
+        given = (built.model, split, x, more, trained, wanted)
         stages.run("source", lambda row: _source(*given, Path(folder), row))
-        if with_onnx:
-            (Path(folder) / "onnx").mkdir()
+        if exporter != NONE:
             files = Path(folder) / "onnx"
-            stages.run("onnx", lambda row: _onnx(built.model, split, (x, more), files, row))
+            files.mkdir()
+            large = network.group == TIMM and len(program.nodes) > LARGE_GRAPH
+            is_older = exporter == OLDER or (exporter == AUTO and large)
+            stages.run(
+                "onnx", lambda row: _onnx(built.model, split, (x, more), files, is_older, row)
+            )
     return stages.row
 
 
@@ -247,6 +257,7 @@ def _source(
     split: fx.GraphModule,
     x: Tensor,
     more: Tensor,
+    trained: Tensor,
     wanted: Row | None,
     folder: Path,
     row: Row,
@@ -258,7 +269,7 @@ def _source(
     row["lines"], row["classes"] = text.count("\n"), len(re.findall(r"^class ", text, re.M))
     row["mib"] = weights.stat().st_size >> 20
     with torch.no_grad():
-        data = {"x": x, "more": more}
+        data = {"x": x, "more": more, "trained": trained}
         for prefix, batch in (("eval", x), ("more", more)):
             outputs = flatten_tensors(model(batch.clone()))
             data |= {f"{prefix}.{place}": value for place, value in enumerate(outputs)}
@@ -294,10 +305,17 @@ def _trains(found: Row, wanted: Row) -> str:
 
 @torch.no_grad()
 def _onnx(
-    model: nn.Module, split: fx.GraphModule, batches: tuple[Tensor, ...], folder: Path, row: Row
+    model: nn.Module,
+    split: fx.GraphModule,
+    batches: tuple[Tensor, ...],
+    folder: Path,
+    is_older: bool,
+    row: Row,
 ) -> None:
     start = time.perf_counter()
-    files = ONNX.emit(split, folder, batches[:1])
+    row["exporter"] = OLDER if is_older else NEWER
+    export = _export_older if is_older else ONNX.emit
+    files = export(split, folder, batches[:1])
     row["export_seconds"] = time.perf_counter() - start
     row["mib"] = sum(path.stat().st_size for path in files) >> 20
     run = ONNX.load(files)
@@ -307,6 +325,17 @@ def _onnx(
         scale = max(float(value.abs().max()) for value in expected)
         errors.append(_error(expected, list(actual)) / scale)
     row["difference"] = max(errors)
+
+
+def _export_older(
+    split: fx.GraphModule, folder: Path, inputs: tuple[Tensor, ...]
+) -> tuple[Path, ...]:
+    path = folder / "older.onnx"
+    torch.onnx.export(
+        split, inputs, path, dynamo=False, opset_version=18,
+        input_names=["x"], dynamic_axes={"x": {0: "batch"}},
+    )  # fmt: skip
+    return (path,)
 
 
 def _equal(expected: list[Tensor], actual: list[Tensor]) -> bool:

@@ -54,7 +54,7 @@ def main():
         before = {name: value.clone() for name, value in model.named_buffers()}
         model.train()
         torch.manual_seed(0)
-        outputs = model(data["more"].clone())
+        outputs = model(data["trained"].clone())
         found["difference_train"] = difference(outputs, expected("train"))
         sum(value.float().square().mean() for value in tensors(outputs)).backward()
         reached = [value for value in model.parameters() if value.grad is not None]

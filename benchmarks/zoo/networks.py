@@ -155,6 +155,9 @@ IMAGE_OPTIONS: Mapping[str, int] = {
 IMAGE_SIZES: Mapping[str, int] = {"sam2_hiera_tiny": 224, "mobilenetv5_base": 256}
 """Networks whose own image size is large and that take a smaller image as they are."""
 
+TRAINING_SIZES: Mapping[str, int] = {"efficientnet_b4": 224, "efficientnet_b6": 224}
+"""Networks that are trained on smaller images than they were made for, to save minutes."""
+
 RESNET = r"layer[1-4]\."
 TEACHERS: Mapping[str, Expected] = {
     "efficientnet_b0": Expected(16, 3),
@@ -306,11 +309,13 @@ class Built:
         model: in eval mode, with weights and statistics that hide nothing.
         image: shape of one sample.
         rates: the options that make it drop activations in training, where it has some.
+        training_image: the shape for the checks in training, where it is another one.
     """
 
     model: nn.Module
     image: tuple[int, int, int]
     rates: Mapping[str, float] = field(default_factory=dict)
+    training_image: tuple[int, int, int] | None = None
 
 
 def build(network: Network) -> Built:
@@ -352,7 +357,8 @@ def _build_timm(name: str) -> Built:
         rates, model = {}, timm.create_model(name, **options)
     size = size or IMAGE_SIZES.get(name)
     image = (3, size, size) if size else model.pretrained_cfg["input_size"]
-    return Built(model, image, rates)
+    smaller = TRAINING_SIZES.get(name)
+    return Built(model, image, rates, (3, smaller, smaller) if smaller else None)
 
 
 @torch.no_grad()

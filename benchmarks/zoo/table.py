@@ -57,7 +57,8 @@ drop path have a rate of 0.1 where the network has them.
   difference to the model, 0 being bit for bit; "other batch" the same for another batch size.
 - **trains**: the emitted network's batch norms move, and gradients reach as many parameters, of the same
   shapes, as in the model.
-- **ONNX**: relative difference of ONNX Runtime's outputs, batches of 2 and 3, from one file.
+- **ONNX**: relative difference of ONNX Runtime's outputs, batches of 2 and 3, from one file. "older": by
+  torch's older exporter, because the one that lanac emits with takes more than half a minute there.
 """
 
 
@@ -219,7 +220,7 @@ def _cells(network: Network, row: Row) -> list[str]:
         f"{source['classes']} / {source['lines']}" if "classes" in source else "-",
         _number(source, "difference_other_batch"),
         "yes" if _trains(row) else "no",
-        _number(onnx, "difference"),
+        _number(onnx, "difference") + (" (older)" if onnx.get("exporter") == "older" else ""),
         f"{trace.get('seconds', 0):.1f}, {cut.get('seconds', 0):.1f}",
         f"{source.get('emit_seconds', 0):.1f}, {source.get('load_seconds', 0):.1f}",
         f"{onnx.get('seconds', 0):.1f}",
