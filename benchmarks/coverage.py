@@ -10,6 +10,7 @@ from there as long as the code is the same; a run that was stopped goes on where
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -18,7 +19,7 @@ import signal
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,8 @@ from benchmarks.zoo.networks import Network, networks  # noqa: E402
 from benchmarks.zoo.table import write_table  # noqa: E402
 
 LIBRARIES = ("torch", "timm", "torchvision", "onnx", "onnxscript", "onnxruntime")
+RUNNING: set[int] = set()
+"""The processes of networks that run now."""
 PRELOAD = ["torch", "timm", "torchvision", "benchmarks.zoo.checks"]
 
 
@@ -57,6 +60,8 @@ def main() -> None:
     # Inherited by every process. The packages are imported once, and each process is a fork.
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["PYTHONPATH"] = str(ROOT)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
 
     everything = networks()
@@ -66,9 +71,9 @@ def main() -> None:
     begun = time.time()
     end = begun + 60 * arguments.minutes
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        started = [(n, pool.submit(run, n, arguments, end)) for n in wanted]
-        for count, (network, future) in enumerate(started, 1):
-            result = future.result()
+        started = {pool.submit(run, n, arguments, end): n for n in wanted}
+        for count, future in enumerate(as_completed(started), 1):
+            network, result = started[future], future.result()
             if result is None:
                 continue
             row = {**result, "code": fingerprint()}
@@ -87,6 +92,14 @@ def main() -> None:
     facts = {name: version(name) for name in LIBRARIES}
     text = write_table([(n, rows.get(n.key)) for n in everything], facts, arguments.jobs)
     arguments.out.write_text(text, encoding="utf-8")
+
+
+def stop(number: int, _: object) -> None:
+    """Ends the processes of the networks as well: each leads a group of its own."""
+    for pid in RUNNING:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+    os._exit(128 + number)
 
 
 def is_wanted(network: Network, arguments: argparse.Namespace, rows: dict[str, Any]) -> bool:
@@ -130,9 +143,11 @@ def run(network: Network, arguments: argparse.Namespace, end: float) -> dict[str
         context = multiprocessing.get_context("forkserver")
         process = context.Process(target=work, args=(network, arguments.exporter, told, noise))
         process.start()
+        assert process.pid is not None  # it has been started
+        RUNNING.add(process.pid)
         process.join(arguments.seconds)
+        RUNNING.discard(process.pid)
         if process.is_alive():
-            assert process.pid is not None  # it has been started
             os.killpg(process.pid, signal.SIGKILL)  # what it has started as well
             ended = f"not done within {arguments.seconds:.0f} s"
         else:

@@ -331,8 +331,9 @@ def _export_older(
     split: fx.GraphModule, folder: Path, inputs: tuple[Tensor, ...]
 ) -> tuple[Path, ...]:
     path = folder / "older.onnx"
+    # A graph module's `graph` is taken for TorchScript's there.
     torch.onnx.export(
-        split, inputs, path, dynamo=False, opset_version=18,
+        nn.Sequential(split).eval(), inputs, path, dynamo=False, opset_version=18,
         input_names=["x"], dynamic_axes={"x": {0: "batch"}},
     )  # fmt: skip
     return (path,)

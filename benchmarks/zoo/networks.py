@@ -152,6 +152,8 @@ IMAGE_OPTIONS: Mapping[str, int] = {
 }
 """Networks that need `img_size` to be small, and how small."""
 
+SETTLE_BATCH = 4
+
 IMAGE_SIZES: Mapping[str, int] = {"sam2_hiera_tiny": 224, "mobilenetv5_base": 256}
 """Networks whose own image size is large and that take a smaller image as they are."""
 
@@ -333,7 +335,7 @@ def build(network: Network) -> Built:
     else:
         built = Built(DENSE_NETWORKS[network.name](), (3, 224, 224))
     liven(built.model)
-    built.model.eval()
+    settle(built.model.eval(), torch.randn(SETTLE_BATCH, *(built.training_image or built.image)))
     return built
 
 
@@ -359,6 +361,31 @@ def _build_timm(name: str) -> Built:
     image = (3, size, size) if size else model.pretrained_cfg["input_size"]
     smaller = TRAINING_SIZES.get(name)
     return Built(model, image, rates, (3, smaller, smaller) if smaller else None)
+
+
+@torch.no_grad()
+def settle(model: nn.Module, x: Tensor) -> None:
+    """Statistics near those of what really flows through the network.
+
+    With any others activations grow from layer to layer until rounding decides the output, and no
+    two ways to compute it agree.
+    """
+    norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    norms = [norm for norm in norms if norm.running_mean is not None]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    model(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval()
+        norm.momentum = momentum
+        mean, variance = norm.running_mean, norm.running_var
+        variance.clamp_(min=0.05 * float(variance.mean()) + 1e-3)  # few samples: some hardly vary
+        mean.add_(torch.randn_like(mean) * 0.1 * variance.sqrt())
+        variance.mul_(torch.empty_like(variance).uniform_(0.8, 1.25))
 
 
 @torch.no_grad()
