@@ -242,9 +242,13 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
+_INSTALLED = re.compile(r"\S*site-packages/")
+"""Where packages lie on one machine is of no interest on another."""
+
+
 def _notes(rows: Rows) -> str:
     lines = [
-        f"- **{network.name}**: {note}"
+        f"- **{network.name}**: {_INSTALLED.sub('', note)}"
         for network, row in rows
         if row is not None
         for note in _stage(row, "trace").get("notes", ())
