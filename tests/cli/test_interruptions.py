@@ -152,7 +152,7 @@ class TestInterrupt:
                 assert line, first.stderr.read()
             refused = lanac(tiny, *FLOPS)
             first.send_signal(signal.SIGINT)
-            _, err = first.communicate(timeout=60)
+            _, err = first.communicate(timeout=300)
         finally:
             first.kill()
         assert (refused.status, refused.err) == (
