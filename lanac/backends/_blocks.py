@@ -24,6 +24,7 @@ from lanac.backends._leaves import (
 from lanac.backends._structures import structures_of
 from lanac.backends._switches import inline_switch
 from lanac.errors import BackendError
+from lanac.ir import read_attribute
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +112,7 @@ def _describe_graph(
 
 def _describe(root: nn.Module, target: str, path: str, calls: Calls) -> list[tuple[str, Part]]:
     """What a target of the graph becomes: attributes (suffix and value) called one by one."""
-    parent, _, name = target.rpartition(".")
-    value = getattr(root.get_submodule(parent), name)
+    value = read_attribute(root, target)
     if isinstance(value, nn.Module):
         return _describe_module(value, path, calls)
     if isinstance(value, Tensor):

@@ -68,15 +68,12 @@ def _problem(module: nn.Module) -> str | None:
                 f"has its weight recomputed by a hook ({type(hook).__name__}). "
                 f"Call {remedy}(module) in model() before you return the network"
             )
-    for name, value in (*module.named_parameters(recurse=False), *_own_buffers(module)):
+    own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    for name, value in own:
         problem = _tensor_problem(name, value)
         if problem is not None:
             return problem
     return None
-
-
-def _own_buffers(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return list(module.named_buffers(recurse=False))
 
 
 def _tensor_problem(name: str, value: torch.Tensor) -> str | None:

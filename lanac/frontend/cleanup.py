@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+
+from lanac.ir import is_in_place
 
 _DROPOUTS: Mapping[object, Callable[[float], nn.Module]] = {
     F.dropout: nn.Dropout,
@@ -17,11 +18,6 @@ _DROPOUTS: Mapping[object, Callable[[float], nn.Module]] = {
     F.dropout3d: nn.Dropout3d,
     F.alpha_dropout: nn.AlphaDropout,
     F.feature_alpha_dropout: nn.FeatureAlphaDropout,
-}
-_IN_PLACE = {
-    getattr(operator, name)
-    for name in dir(operator)
-    if name.startswith("i") and hasattr(operator, name[1:]) and not name.startswith("__")
 }
 
 
@@ -72,27 +68,6 @@ def remove_asserts(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target is torch._assert:
             graph.erase_node(node)
-
-
-def function_name(node: fx.Node) -> str:
-    """The bare name of the function or method that a node calls; '' for other nodes.
-
-    The same for `torch.add`, `x.add` and the ATen operator `add.Tensor`.
-    """
-    if node.op == "call_method":
-        return str(node.target)
-    if node.op == "call_function":
-        return str(getattr(node.target, "__name__", "")).split(".")[0]
-    return ""
-
-
-def is_in_place(module: nn.Module, node: fx.Node) -> bool:
-    """Whether a node writes into its first input."""
-    if node.op == "call_module":
-        return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
-    name = function_name(node)
-    written = name.endswith("_") and not name.startswith("_") and bool(node.args)
-    return node.target in _IN_PLACE or written or node.kwargs.get("inplace") is True
 
 
 def has_effect(module: nn.Module, node: fx.Node) -> bool:

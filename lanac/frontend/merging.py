@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, fx, nn
 
-from lanac.frontend.cleanup import function_name
 from lanac.frontend.regions import Flow, Region
-from lanac.ir import Program, TensorSpec, node_parameters
+from lanac.ir import Program, TensorSpec, function_name, node_parameters
 
 _MAPS = {
     *("linear", "bilinear", "matmul", "bmm", "mm", "baddbmm", "addmm", "einsum", "tensordot"),

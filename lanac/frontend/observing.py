@@ -11,10 +11,9 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lanac.errors import TraceError
-from lanac.frontend.cleanup import is_in_place
 from lanac.frontend.fakes import call_leaf, fake_mode
 from lanac.frontend.keeping import attributes_kept
-from lanac.ir import TensorSpec, flatten_tensors
+from lanac.ir import TensorSpec, flatten_tensors, is_in_place
 
 
 @dataclass(frozen=True)

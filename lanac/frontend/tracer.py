@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lanac.frontend.fakes import call_leaf, fake_mode
+from lanac.ir import run_node
 
 _LAYERS = (
     nn.modules.conv._ConvNd,
@@ -68,13 +69,6 @@ class ShapeTracer(fx.Tracer):
         self._autowrap_search.append(torch)
         self._inputs, self._names, self._opaque = tuple(inputs), tuple(names), opaque
         self._example = _Example(self, mode or fake_mode())
-        self.decisions: list[fx.Node] = []
-        """Nodes whose value was decided by the example."""
-
-    @property
-    def current_module(self) -> str:
-        """Path of the module whose forward runs, '' for the root's; also after an error."""
-        return next((path for path, _ in reversed(self.module_stack.values())), "")
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         if qualified_name in self._opaque or super().is_leaf_module(module, qualified_name):
@@ -132,9 +126,7 @@ class ShapeTracer(fx.Tracer):
 
     def decide(self, proxy: fx.Proxy, kind: Callable[[Any], Any], what: str) -> Any:
         """`kind` of the value that Python needs; Undecidable where the shapes do not tell."""
-        value = self._example.value(proxy.node, kind, what)
-        self.decisions.append(proxy.node)
-        return value
+        return self._example.value(proxy.node, kind, what)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         return bool(self.decide(obj, bool, "a condition"))
@@ -247,16 +239,7 @@ class _Example:
     def _run(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         arguments = fx.node.map_arg(node.args, values.__getitem__)
         keywords = fx.node.map_arg(node.kwargs, values.__getitem__)
-        root = self._tracer.root
-        if node.op == "get_attr":
-            path, _, name = str(node.target).rpartition(".")
-            return getattr(root.get_submodule(path), name)
-        if node.op == "call_module":
-            return call_leaf(root.get_submodule(str(node.target)), arguments, keywords)
-        if node.op == "call_method":
-            return getattr(arguments[0], str(node.target))(*arguments[1:], **keywords)
-        assert callable(node.target)  # the only kind left: call_function
-        return node.target(*arguments, **keywords)
+        return run_node(self._tracer.root, node, arguments, keywords, call_leaf)
 
 
 def other_batch(inputs: Sequence[Tensor]) -> list[Tensor] | None:

@@ -41,6 +41,7 @@ class Trace:
     """A traced teacher.
 
     Attributes:
+        model: what was traced.
         module: its graph; shares the weights of the model.
         inputs: the example inputs.
         seen: what flows through it with them.
@@ -48,10 +49,10 @@ class Trace:
         expected_more: and for the other batch size; None where it takes no other.
         how: which stage of tracing succeeded, such as `torch.fx`.
         notes: what a user should know about how it was traced, a sentence each.
-        model: what was traced.
         names: the arguments of its `forward` that the inputs are for, where given by keyword.
     """
 
+    model: nn.Module
     module: fx.GraphModule
     inputs: tuple[Tensor, ...]
     seen: Observation
@@ -59,7 +60,6 @@ class Trace:
     expected_more: Any = None
     how: str = FX
     notes: tuple[str, ...] = ()
-    model: nn.Module | None = None
     names: tuple[str, ...] = ()
 
     @property
@@ -95,15 +95,14 @@ class Trace:
             "A condition on types (isinstance(x, Tensor)), a context such as autocast, or a write "
             "that cannot be seen (+= on a view, out=, x.data = ...) is the usual reason; rewrite it."
         )
-        if self.model is not None:
-            again = run_model(self.model, inputs, names=self.names)
-            if difference(expected, again) is not None:
-                reason = (
-                    "The model itself computes something else the second time: it has random "
-                    "numbers or state in forward(). Take them out, at least in eval mode."
-                )
-            elif what != "its example input":
-                reason = "A condition on the batch size is the usual reason; take it out."
+        again = run_model(self.model, inputs, names=self.names)
+        if difference(expected, again) is not None:
+            reason = (
+                "The model itself computes something else the second time: it has random "
+                "numbers or state in forward(). Take them out, at least in eval mode."
+            )
+        elif what != "its example input":
+            reason = "A condition on the batch size is the usual reason; take it out."
         raise TraceError(
             f"the traced graph does not compute what the model computes on {what} ({problem}). "
             + reason
@@ -152,7 +151,7 @@ def trace(
             expected_more = run_model(model, tuple(more), names=names)
         except TraceError:
             notes.append(f"the network takes batches of {inputs[0].shape[0]} only")
-    traced = Trace(module, inputs, seen, expected, expected_more, how, tuple(notes), model, names)
+    traced = Trace(model, module, inputs, seen, expected, expected_more, how, tuple(notes), names)
     if check:
         traced.check(module)
     return traced

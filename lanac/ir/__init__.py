@@ -1,6 +1,7 @@
 """The intermediate representation: specs, programs, slots, ops, plans. Imports nothing of lanac
 but its errors."""
 
+from lanac.ir.graphs import function_name, is_in_place, read_attribute, run_node
 from lanac.ir.opspec import IDENTITY, TEACHER, OpSpec, OptionValue, Plan, parse_op
 from lanac.ir.outputs import flatten_tensors, named_tensors
 from lanac.ir.program import LeftOut, Program, Slot
@@ -20,10 +21,14 @@ __all__ = [
     "Slot",
     "TensorSpec",
     "flatten_tensors",
+    "function_name",
+    "is_in_place",
     "named_tensors",
     "node_parameters",
     "parse_op",
+    "read_attribute",
     "record_specs",
+    "run_node",
     "shared_weights",
     "signature",
     "verify_program",

@@ -17,6 +17,7 @@ from functools import cached_property
 import torch
 from torch import fx, nn
 
+from lanac.ir.graphs import read_attribute
 from lanac.ir.spec import TensorSpec
 
 
@@ -131,7 +132,7 @@ class Program:
                 if node.op == "call_module":
                     modules[target] = self.teacher.get_submodule(node.target)
                 else:
-                    tensors[target] = _attribute(self.teacher, node.target)
+                    tensors[target] = read_attribute(self.teacher, node.target)
             elif node.name == slot.output:
                 name = slot.attribute
                 modules[name] = ops[slot.name] if slot.name in ops else self.teacher_op(slot)
@@ -203,12 +204,6 @@ def _beside(target: str, attributes: set[str]) -> str:
     if target.split(".")[0] not in attributes:
         return target
     return "outside_" + re.sub(r"\W", "_", target)
-
-
-def _attribute(module: nn.Module, target: str) -> torch.Tensor | nn.Parameter:
-    path, _, name = target.rpartition(".")
-    value: torch.Tensor = getattr(module.get_submodule(path), name)
-    return value
 
 
 def _class_name(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
+from lanac.ir.graphs import read_attribute
 from lanac.ir.spec import TensorSpec
 
 
@@ -22,7 +23,7 @@ def signature(module: nn.Module, spec: TensorSpec) -> str:
         if node.op == "call_module":
             what = repr(graph_module.get_submodule(str(node.target)))
         elif node.op == "get_attr":
-            what = _shape(graph_module, str(node.target))
+            what = str(tuple(read_attribute(graph_module, str(node.target)).shape))
         elif node.op == "placeholder":
             what = ""
         arguments = fx.node.map_arg((node.args, node.kwargs), lambda n: _Name(numbers[n]))
@@ -37,8 +38,3 @@ class _Name(str):
 
     def __repr__(self) -> str:
         return str(self)
-
-
-def _shape(module: nn.Module, target: str) -> str:
-    path, _, name = target.rpartition(".")
-    return str(tuple(getattr(module.get_submodule(path), name).shape))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from lanac.errors import ProgramError
+from lanac.ir.graphs import read_attribute
 from lanac.ir.outputs import flatten_tensors
 from lanac.ir.program import Program, Slot
 
@@ -80,8 +81,7 @@ def node_parameters(root: fx.GraphModule, node: fx.Node) -> list[Tensor]:
     if node.op == "call_module":
         return list(root.get_submodule(str(node.target)).parameters())
     if node.op == "get_attr":
-        path, _, name = str(node.target).rpartition(".")
-        value = getattr(root.get_submodule(path), name)
+        value = read_attribute(root, str(node.target))
         return [value] if isinstance(value, torch.nn.Parameter) else []
     return []
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from lanac.ir import Program
+from lanac.ir import Program, is_in_place
 from lanac.training.data import Batch
 from lanac.training.device import on_device
-
-_IN_PLACE = {name for name in dir(operator) if name.startswith("i") and hasattr(operator, name[1:])}
 
 
 class SlotCapture:
@@ -67,10 +64,4 @@ def writes_its_input(module: nn.Module) -> bool:
     if not isinstance(module, fx.GraphModule):
         return False
     entry = next(node for node in module.graph.nodes if node.op == "placeholder")
-    for user in entry.users:
-        name = getattr(user.target, "__name__", str(user.target))
-        layer = module.get_submodule(str(user.target)) if user.op == "call_module" else None
-        in_place = name in _IN_PLACE or (user.op != "call_module" and name.endswith("_"))
-        if in_place or user.kwargs.get("inplace") or getattr(layer, "inplace", False):
-            return True
-    return False
+    return any(is_in_place(module, user) for user in entry.users)

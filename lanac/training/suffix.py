@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lanac.ir import Program, Slot
+from lanac.ir import Program, Slot, run_node
 from lanac.training.data import Batch
 from lanac.training.device import on_device
 
@@ -58,18 +58,10 @@ class SuffixRunner:
     def _evaluate(self, node: fx.Node, values: dict[fx.Node, Any], inputs: Iterator[Tensor]) -> Any:
         if node.op == "placeholder":
             return next(inputs)
-        if node.op == "get_attr":
-            return _attribute(self.module, str(node.target))
         arguments = _with_values(node.args, values)
-        keywords = _with_values(node.kwargs, values)
         if node.op == "output":
             return arguments[0]
-        if node.op == "call_module":
-            return self.module.get_submodule(str(node.target))(*arguments, **keywords)
-        if node.op == "call_method":
-            return getattr(arguments[0], str(node.target))(*arguments[1:], **keywords)
-        assert callable(node.target)  # the only kind left: call_function
-        return node.target(*arguments, **keywords)
+        return run_node(self.module, node, arguments, _with_values(node.kwargs, values))
 
 
 def _with_values(argument: Any, values: Mapping[fx.Node, Any]) -> Any:
@@ -90,11 +82,6 @@ def _with_values(argument: Any, values: Mapping[fx.Node, Any]) -> Any:
         parts = (argument.start, argument.stop, argument.step)
         return slice(*(_with_values(part, values) for part in parts))
     return argument
-
-
-def _attribute(module: nn.Module, target: str) -> Any:
-    path, _, name = target.rpartition(".")
-    return getattr(module.get_submodule(path), name)
 
 
 def _last_uses(nodes: list[fx.Node]) -> dict[int, list[fx.Node]]:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from lanac.frontend.cleanup import SwitchedCall, function_name, is_in_place
+from lanac.frontend.cleanup import SwitchedCall
 from lanac.frontend.tracing import trace
 
 X = torch.randn(3, 4, 6, 6)
@@ -74,42 +74,6 @@ def test_what_differs_in_training_is_noted() -> None:
     traced = trace(Auxiliary(), (X,))
     assert len(traced.notes) == 1
     assert "differs in training; the student keeps to what it does in evaluation" in traced.notes[0]
-
-
-def node_of(function: object) -> tuple[fx.GraphModule, fx.Node]:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.act = nn.ReLU(inplace=True)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return function(self, x)  # type: ignore[operator]
-
-    graph = fx.symbolic_trace(Net())
-    return graph, list(graph.graph.nodes)[-2]
-
-
-@pytest.mark.parametrize(
-    ("function", "expected"),
-    [
-        (lambda net, x: x.add_(1), True),
-        (lambda net, x: x.add(1), False),
-        (lambda net, x: torch.relu_(x), True),
-        (lambda net, x: F.relu(x, inplace=True), True),
-        (lambda net, x: F.relu(x), False),
-        (lambda net, x: net.act(x), True),
-    ],
-)
-def test_writes_are_known(function: object, expected: bool) -> None:
-    assert is_in_place(*node_of(function)) is expected
-
-
-def test_functions_methods_and_operators_have_one_name() -> None:
-    assert function_name(node_of(lambda net, x: x.add(1))[1]) == "add"
-    assert function_name(node_of(lambda net, x: torch.add(x, 1))[1]) == "add"
-    assert function_name(node_of(lambda net, x: x + 1)[1]) == "add"
-    assert function_name(node_of(lambda net, x: torch.ops.aten.add.Tensor(x, 1))[1]) == "add"
-    assert function_name(node_of(lambda net, x: net.act(x))[1]) == ""
 
 
 class ReadsBoth(nn.Module):
