@@ -85,25 +85,30 @@ class Closer:
         return Region(region.entry, (*(node.name for node in added), *region.nodes)), None
 
     def free_readers(self, region: Region) -> None:
-        """Nodes outside that read sizes of the inside get them from the tensor that leaves."""
-        inside = set(region.nodes)
-        exit_ = self._nodes[region.exit]
-        for name in region.nodes:
-            node = self._nodes[name]
-            outside = [user for user in node.users if user.name not in inside]
-            if node is exit_ or not outside or name not in self._first.values:
+        """Sizes that are read off a tensor of the inside are read off the tensor that leaves."""
+        exit_, inside = self._nodes[region.exit], set(region.nodes)
+        stack = [user for name in region.nodes[:-1] for user in self._nodes[name].users]
+        while stack:
+            size = stack.pop()
+            if size.name in inside or size.name not in self._first.values:
                 continue
-            added: list[fx.Node] = []
-            try:
-                with self._module.graph.inserting_after(exit_):
-                    value = self._size(node, exit_, added)
-            except _Open:
-                for extra in reversed(added):
-                    self._forget(extra)
-                continue  # the region leaks; the caller sees it
-            for user in outside:
-                if self._flow.place.get(user.name, -1) > self._flow.place[exit_.name]:
-                    _replace_input(user, node, value)
+            stack += size.users
+            readers = [user for user in size.users if user.name not in self._first.values]
+            if readers and all(user > exit_ for user in readers):
+                self._read_off(size, exit_, readers)  # else the region leaks; the caller sees it
+
+    def _read_off(self, size: fx.Node, tensor: fx.Node, readers: Sequence[fx.Node]) -> None:
+        """Lets the readers of a size have that of a tensor, where it tells."""
+        added: list[fx.Node] = []
+        try:
+            with self._module.graph.inserting_before(tensor.next):
+                value = self._size(size, tensor, added)
+        except _Open:
+            for node in reversed(added):
+                self._forget(node)
+            return
+        for user in readers:
+            _replace_input(user, size, value)
 
     def _inside(
         self,

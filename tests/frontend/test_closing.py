@@ -92,6 +92,27 @@ def test_a_size_read_outside_does_not_open_a_slot() -> None:
     assert names == ["one", "two", "three"]
 
 
+class WindowsBehind(nn.Module):
+    """The number of windows, four per sample, is read off a tensor inside, behind the slot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = self.one(x).reshape(-1, 2, 4)
+        y = self.two(windows).reshape(x.shape[0], 8, 4) + x
+        return self.three(y).reshape(windows.shape[0], 2, 4)
+
+
+def test_the_number_of_windows_is_read_off_what_leaves() -> None:
+    model, x = WindowsBehind(), torch.randn(2, 8, 4)
+    program = build_program(model, (x,))
+    assert [slot.name for slot in program.slots] == ["one", "three"]
+    more = torch.randn(5, 8, 4)
+    assert torch.equal(program.split()(more), model(more))
+
+
 class SharedWeight(nn.Module):
     def __init__(self) -> None:
         super().__init__()
