@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import logging
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree
+
+from lanac.ir import export_program
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -89,10 +89,7 @@ def freeze(module: nn.Module, call: Arguments) -> Frozen:
     by_name = dict(zip(names, shapes[0], strict=False)) | shapes[1]
     if len(args) > len(names):
         by_name = None  # *args: torch.export has no way to name these
-    with torch.no_grad(), _silence():
-        exported = torch.export.export(
-            module, args, kwargs or None, dynamic_shapes=by_name, strict=False
-        )
+    exported = export_program(module, args, kwargs, by_name)
     inner = exported.module(check_guards=False)
     graph = fx.Graph()
     leaves = list(_parameters(graph, names, args, kwargs))
@@ -109,17 +106,6 @@ def freeze(module: nn.Module, call: Arguments) -> Frozen:
     _follow_the_input(graph, tensors)
     graph.eliminate_dead_code()
     return Frozen(inner, graph)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """torch.export logs pages about what it then raises."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _is_assert(target: torch._ops.OpOverload) -> bool:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+
+from lanac.ir import export_program
 
 
 def export_graph(
@@ -31,14 +29,12 @@ def export_graph(
     shapes = tuple({0: batch} for _ in inputs)
     # An export for one sample would hold for one sample only.
     examples = tuple(value if len(value) > 1 else torch.cat([value, value]) for value in inputs)
-    with torch.no_grad(), _quiet():
-        exported = torch.export.export(
-            model,
-            () if names else examples,
-            dict(zip(names, examples, strict=True)) if names else None,
-            dynamic_shapes=dict(zip(names, shapes, strict=True)) if names else shapes,
-            strict=False,
-        )
+    exported = export_program(
+        model,
+        () if names else examples,
+        dict(zip(names, examples, strict=True)) if names else None,
+        dict(zip(names, shapes, strict=True)) if names else shapes,
+    )
     inner = exported.module(check_guards=False)
     graph = fx.Graph()
     copied: dict[fx.Node, Any] = {}
@@ -50,24 +46,6 @@ def export_graph(
         nested = torch.utils._pytree.tree_unflatten(leaves, exported.call_spec.out_spec)
         graph.output(_as_argument(graph, nested))
     return fx.GraphModule(inner, graph, class_name=type(model).__name__).eval()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.export logs and prints what it raises as well."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        nowhere = io.StringIO()
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(nowhere),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _as_argument(graph: fx.Graph, value: Any) -> Any:

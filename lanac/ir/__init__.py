@@ -1,6 +1,7 @@
 """The intermediate representation: specs, programs, slots, ops, plans. Imports nothing of lanac
 but its errors."""
 
+from lanac.ir.aten import export_program
 from lanac.ir.graphs import function_name, is_in_place, read_attribute, run_node
 from lanac.ir.opspec import IDENTITY, TEACHER, OpSpec, OptionValue, Plan, parse_op
 from lanac.ir.outputs import flatten_tensors, named_tensors
@@ -20,6 +21,7 @@ __all__ = [
     "Program",
     "Slot",
     "TensorSpec",
+    "export_program",
     "flatten_tensors",
     "function_name",
     "is_in_place",
