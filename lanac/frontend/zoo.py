@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +19,10 @@ from lanac.frontend.source import Source
 
 _CONVERT = """python -c "import torch; from safetensors.torch import save_file; \
 save_file(torch.load({path!r}, map_location='cpu', weights_only=True), {new!r})\""""
+
+
+_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""With it torch.load refuses code whatever its caller asks for."""
 
 
 @dataclass(frozen=True)
@@ -142,13 +148,31 @@ def load_trained(zoo: Zoo, name: str, weights: Path | None) -> nn.Module:
             f"networks. Give your own: {shown}@FILE.safetensors"
         )
     try:
-        return zoo.build(name, trained=True)
+        with _no_code_in_weights():
+            return zoo.build(name, trained=True)
     except Exception as error:  # of the network, of a hub's client, of the file system
         raise SourceError(
             f"the trained weights of {shown} cannot be loaded: {type(error).__name__}: "
             f"{_first_line(error)}. Check the network; without one give them as a file: "
             f"{shown}@FILE.safetensors"
         ) from error
+
+
+@contextmanager
+def _no_code_in_weights() -> Iterator[None]:
+    """Has torch read nothing but tensors from the files that a package downloads.
+
+    torchvision's are pickles, and it asks for them with `weights_only=False`.
+    """
+    before = os.environ.get(_WEIGHTS_ONLY)
+    os.environ[_WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_WEIGHTS_ONLY]
+        else:
+            os.environ[_WEIGHTS_ONLY] = before
 
 
 def _with_weights(zoo: Zoo, name: str, path: Path) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -252,6 +253,34 @@ class TestTrainedWeights:
             "misshapen (conv1.0.weight: (1, 2, 3), expected (16, 3, 3, 3)). Is it another network? "
             "For one that was changed write a model.py"
         )
+
+
+class TouchesAFile:
+    """What a pickle can hide: code that runs when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self._path,)
+
+
+def test_a_downloaded_pickle_executes_nothing(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision itself would load it as it comes."""
+    touched = tmp_path / "touched"
+    torch.save({"conv1.weight": TouchesAFile(touched)}, tmp_path / "evil.pth")
+
+    def download(url: str, **_: object) -> object:
+        return torch.load(tmp_path / "evil.pth", weights_only=False)
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    message = refusal("torchvision:resnet18", images)
+    assert message.startswith("the trained weights of torchvision:resnet18 cannot be loaded: ")
+    assert "UnpicklingError" in message
+    assert not touched.exists()
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
 class TestImages:
