@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +100,27 @@ class Family(Protocol):
 
         Its weights may come from the teacher's op (copied) or from torch's initialisation.
         """
+
+
+class Counts(NamedTuple):
+    """What an op costs on any device.
+
+    Attributes:
+        params: trained values.
+        flops: floating point operations of one sample in convolutions, matrix products and
+            attention; one multiplication with its addition counts as two.
+    """
+
+    params: int
+    flops: int
+
+
+@runtime_checkable
+class CountedFamily(Protocol):
+    """A family that knows what an op costs without building it."""
+
+    def count(self, op: OpSpec, view: SlotView) -> Counts:
+        """Params and flops of the op in that slot, by formula."""
 
 
 FAMILIES: Registry[Family] = Registry("op family", "lanac.ops", "FAMILY", "lanac.ops", PoolError)
