@@ -70,6 +70,18 @@ class ShapeTracer(fx.Tracer):
         self._inputs, self._names, self._opaque = tuple(inputs), tuple(names), opaque
         self._example = _Example(self, mode or fake_mode())
 
+    def trace(
+        self,
+        root: nn.Module | Callable[..., Any],
+        concrete_args: dict[str, Any] | None = None,
+    ) -> fx.Graph:
+        graph = super().trace(root, concrete_args)
+        for node in graph.nodes:
+            # Generated code would register torch's own functions with torch.fx under names that
+            # it does not find, and every later trace of the process would fail.
+            node.meta.pop("is_wrapped", None)
+        return graph
+
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         if qualified_name in self._opaque or super().is_leaf_module(module, qualified_name):
             return True

@@ -235,10 +235,6 @@ def _symbolic_trace(model: nn.Module, tracer: ShapeTracer) -> fx.GraphModule:
         graph = tracer.trace(model)
         read = {node.target for node in graph.nodes if node.op == "get_attr"}
         constants = {name: vars(model)[name] for name in (set(vars(model)) - before) & read}
-    for node in graph.nodes:
-        # Generated code would register torch's own functions with torch.fx under names that
-        # it does not find, and every later trace of the process would fail.
-        node.meta.pop("is_wrapped", None)
     try:
         vars(model).update(constants)  # torch.fx looks for what it has met in the model
         module = fx.GraphModule(model, graph, class_name=type(model).__name__)
