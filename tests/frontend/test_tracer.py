@@ -134,7 +134,7 @@ def test_what_is_computed_of_the_batch_is_not_baked(function: Callable[..., Any]
         (lambda x: x if x.mean() > 0 else -x, "a condition depends on the values of a tensor"),
         (lambda x: x * float(x.max()), "a number depends on the values of a tensor"),
         (
-            lambda x: x if x.reshape(5, -1).dim() else x,
+            lambda x: x if x.reshape(5, -1).dim() else -x,
             "a condition is not decided by shapes (RuntimeError: shape '[5, -1]' is invalid for "
             "input of size 288)",
         ),
