@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lanac.frontend.exporting import export_graph
 
 X = torch.randn(2, 3, 8, 8)
-Pair = namedtuple("Pair", ["first", "second"])  # noqa: PYI024
+Pair = namedtuple("Pair", ["first", "second"])
 
 
 @dataclass
