@@ -20,6 +20,7 @@ from lanac.ir import OpSpec
 from lanac.ops.base import Family
 from lanac.ops.pool import parse_pool
 from lanac.passes import (
+    CheckOutputs,
     DistillCandidates,
     EmitStudent,
     EnumeratePool,
@@ -151,7 +152,8 @@ def compile(  # the name that users expect; nothing here needs the builtin
         instruments=instruments,
     )
     with begun.workspace.lock("run", f"is working in {out}"):
-        prepared = run_passes(begun, preparation(members, budgets, settings))
+        passes = [CheckOutputs(outputs), *preparation(members, budgets, settings)]
+        prepared = run_passes(begun, passes)
         return _students(prepared, budgets, outputs, settings)
 
 

@@ -19,7 +19,7 @@ from lanac.frontend.partition import SlotOptions
 from lanac.instruments import Instruments
 from lanac.ir import Program
 from lanac.ops.pool import parse_pool
-from lanac.passes import EnumeratePool, MeasureCosts, Pass, TraceProgram, run_passes
+from lanac.passes import CheckOutputs, EnumeratePool, MeasureCosts, Pass, TraceProgram, run_passes
 from lanac.targets import LATENCY, CostTable, Target, parse_budgets, parse_target
 from lanac.training.data import Data
 from lanac.training.inputs import forward_order
@@ -116,6 +116,10 @@ def inspect(  # like compile: the name that users expect
             instruments=instruments or Instruments(),
         )
         traced = run_passes(start, [TraceProgram(model, data.names, options)])
+        try:
+            run_passes(traced, [CheckOutputs(("pytorch",))])
+        except BackendError as error:
+            traced.instruments.warn(str(error))
         costs = _costs(traced)
     return Inspection(name or type(model).__name__, traced.need("program"), costs, parsed_target)
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lanac
-from lanac.errors import DataError, TraceError
+from lanac.errors import BackendError, DataError, TraceError
 
 SETTINGS = lanac.Settings(
     distill_samples=16, score_samples=16, plans=2, evaluate_images=16, finalists=1,
@@ -308,3 +308,21 @@ def test_a_detector_as_a_whole_is_refused_with_what_to_do(tmp_path: Path) -> Non
         "Compile the part that returns the same tensors for any batch: the detector's backbone "
         "(model.backbone), perhaps with its head."
     )
+
+
+def hooked() -> nn.Module:
+    model = nn.Sequential(layer(3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    model[0][0].register_forward_hook(lambda module, inputs, output: output * 2)
+    return model
+
+
+def test_what_could_not_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    data = [(torch.randn(3, 8, 8), 0) for _ in range(COUNT)]
+    with pytest.raises(BackendError) as caught:
+        compiled(hooked(), data, tmp_path, budget="flops=0.9x", pool="skip")
+    assert str(caught.value) == (
+        "cannot write module '0.0' (torch.nn.modules.conv.Conv2d) as PyTorch source: it has forward "
+        "hooks, which would be lost. Replace it by modules of torch.nn, or emit ONNX only "
+        "(--emit onnx)."
+    )
+    assert not list(tmp_path.glob("*@*"))

@@ -9,6 +9,7 @@ from torch import nn
 import lanac
 from lanac import inspection
 from lanac.errors import DataError
+from lanac.instruments import Instruments
 from lanac.ir import TEACHER
 
 
@@ -71,3 +72,22 @@ def test_a_slow_network_is_timed_less_often(monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(Enough):
             lanac.inspect(network(), example_inputs=torch.randn(2, 3, 8, 8))
     assert used == [(9, 4), (3, 1)]
+
+
+def test_what_could_not_be_written_is_said() -> None:
+    heard: list[str] = []
+
+    class Hearing(Instruments):
+        def warn(self, message: str) -> None:
+            heard.append(message)
+
+    model = network()
+    model[0].register_forward_hook(lambda module, inputs, output: output * 2)
+    x = torch.randn(2, 3, 8, 8)
+    found = lanac.inspect(model, example_inputs=x, latency=False, instruments=Hearing())
+    assert len(found.program.slots) == 3
+    assert heard == [
+        "cannot write module '0' (torch.nn.modules.conv.Conv2d) as PyTorch source: it has forward "
+        "hooks, which would be lost. Replace it by modules of torch.nn, or emit ONNX only "
+        "(--emit onnx)."
+    ]
