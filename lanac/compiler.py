@@ -14,7 +14,7 @@ from lanac.backends.base import BACKENDS
 from lanac.compilation import Compilation
 from lanac.errors import BackendError, DataError, InfeasibleBudgetError, WorkspaceError
 from lanac.frontend.partition import SlotOptions
-from lanac.frontend.tracing import run_model
+from lanac.frontend.reference import run_model
 from lanac.instruments import Instruments
 from lanac.ir import OpSpec
 from lanac.ops.base import Family

@@ -66,6 +66,11 @@ class TrainingError(LanacError):
     """Training cannot go on."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, without a full stop: for a message of one line."""
+    return (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """`unknown KIND 'NAME'; did you mean ...? Known: ...`, nearest names first."""
     names = sorted(known)

@@ -23,7 +23,7 @@ from lanac.backends._leaves import (
 )
 from lanac.backends._structures import structures_of
 from lanac.backends._switches import inline_switch
-from lanac.errors import BackendError
+from lanac.errors import BackendError, first_line
 from lanac.ir import read_attribute
 
 
@@ -160,8 +160,7 @@ def _describe_frozen(module: nn.Module, title: str, path: str, calls: Calls) -> 
         frozen = freeze(module, call)
     # Export runs the module's own code, which may raise anything.
     except Exception as error:
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        why = f"torch.fx cannot trace it, and torch.export cannot either: {line}"
+        why = f"torch.fx cannot trace it, and torch.export cannot either: {first_line(error)}"
         raise inexpressible(module, path, why) from error
     return _describe_graph(frozen.root, frozen.graph, title, path, calls)
 

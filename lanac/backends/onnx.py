@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from lanac.backends._flat import with_flat_outputs
 from lanac.backends.base import Runner
-from lanac.errors import BackendError
+from lanac.errors import BackendError, first_line
 
 if TYPE_CHECKING:
     import onnx
@@ -230,8 +230,7 @@ def _reason(error: BaseException) -> str:
     """The exporter's messages are pages; the innermost cause's first line says what it was."""
     while error.__cause__ is not None:
         error = error.__cause__
-    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line.strip().rstrip(".") + "."
+    return f"{first_line(error)}."
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lanac.errors import TraceError
+from lanac.errors import TraceError, first_line
 from lanac.frontend.fakes import call_leaf, fake_mode
 from lanac.frontend.keeping import attributes_kept
 from lanac.ir import TensorSpec, flatten_tensors, is_in_place
@@ -74,7 +74,7 @@ def _run_on_values(observer: _Observer, module: fx.GraphModule, inputs: Sequence
         what = "" if node is None else f" at {node.format_node()}"
         raise TraceError(
             f"the traced graph does not run{what}: {type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0]}. Functions that call functions (torch.vmap) and "
+            f"{first_line(error)}. Functions that call functions (torch.vmap) and "
             "gradients inside forward() cannot be traced; take them out."
         ) from error
 

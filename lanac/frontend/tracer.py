@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lanac.errors import first_line
 from lanac.frontend.fakes import call_leaf, fake_mode
 from lanac.ir import run_node
 
@@ -283,5 +283,4 @@ def _reason(error: Exception) -> str:
     kind = type(error).__name__
     if "DataDependent" in kind or "DynamicOutputShape" in kind:
         return "depends on the values of a tensor"
-    line = next(itertools.chain(str(error).strip().splitlines(), ["no message"]))
-    return f"is not decided by shapes ({kind}: {line[:160]})"
+    return f"is not decided by shapes ({kind}: {first_line(error)[:160]})"

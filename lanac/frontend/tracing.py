@@ -9,14 +9,13 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lanac
-from lanac.errors import TraceError
+from lanac.errors import TraceError, first_line
 from lanac.frontend.admission import admit
 from lanac.frontend.cleanup import (
     dropout_to_modules,
@@ -25,12 +24,12 @@ from lanac.frontend.cleanup import (
     show_writes,
     switch_calls,
 )
-from lanac.frontend.equality import difference
 from lanac.frontend.exporting import export_graph
 from lanac.frontend.fakes import fake_mode
 from lanac.frontend.keeping import attributes_kept
 from lanac.frontend.observing import Observation, observe
-from lanac.frontend.tracer import ShapeTracer, asks_for_training, larger_batch, other_batch
+from lanac.frontend.reference import Reference
+from lanac.frontend.tracer import ShapeTracer, asks_for_training, larger_batch
 from lanac.ir import TensorSpec
 
 FX, FX_WITH_OPAQUE, EXPORT = "torch.fx", "torch.fx with modules kept whole", "torch.export"
@@ -45,8 +44,7 @@ class Trace:
         module: its graph; shares the weights of the model.
         inputs: the example inputs.
         seen: what flows through it with them.
-        expected: what the model computes for the example inputs.
-        expected_more: and for the other batch size; None where it takes no other.
+        reference: what the model computes.
         how: which stage of tracing succeeded, such as `torch.fx`.
         notes: what a user should know about how it was traced, a sentence each.
         names: the arguments of its `forward` that the inputs are for, where given by keyword.
@@ -56,8 +54,7 @@ class Trace:
     module: fx.GraphModule
     inputs: tuple[Tensor, ...]
     seen: Observation
-    expected: Any
-    expected_more: Any = None
+    reference: Reference
     how: str = FX
     notes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
@@ -69,7 +66,7 @@ class Trace:
 
     def see_more(self) -> Observation | None:
         """What flows through it with another batch size; None where it takes no other."""
-        more = larger_batch(self.inputs) if self.expected_more is not None else None
+        more = larger_batch(self.inputs) if self.reference.takes_other_batches else None
         return None if more is None else observe(self.module, more)
 
     def check(self, module: nn.Module) -> None:
@@ -78,35 +75,7 @@ class Trace:
         Raises:
             TraceError: it does not compute what the model computes.
         """
-        self._check(self.expected, module, self.inputs, "its example input")
-        more = other_batch(self.inputs)
-        if more is not None and self.expected_more is not None:
-            self._check(self.expected_more, module, tuple(more), "another batch size")
-
-    def _check(
-        self, expected: Any, module: nn.Module, inputs: tuple[Tensor, ...], what: str
-    ) -> None:
-        # Run as a module: the interpreter gives torch.fx's own kinds of list and dict.
-        is_exact = self.how != EXPORT
-        problem = difference(expected, run_model(module, inputs), is_exact)
-        if problem is None:
-            return
-        reason = (
-            "A condition on types (isinstance(x, Tensor)), a context such as autocast, or a write "
-            "that cannot be seen (+= on a view, out=, x.data = ...) is the usual reason; rewrite it."
-        )
-        again = run_model(self.model, inputs, names=self.names)
-        if difference(expected, again) is not None:
-            reason = (
-                "The model itself computes something else the second time: it has random "
-                "numbers or state in forward(). Take them out, at least in eval mode."
-            )
-        elif what != "its example input":
-            reason = "A condition on the batch size is the usual reason; take it out."
-        raise TraceError(
-            f"the traced graph does not compute what the model computes on {what} ({problem}). "
-            + reason
-        )
+        self.reference.check(module, is_exact=self.how != EXPORT)
 
 
 def trace(
@@ -135,7 +104,7 @@ def trace(
             "the example input has no samples: nothing could be compared. Check that train_data() "
             "(or example_inputs()) gives at least one."
         )
-    expected = run_model(model, inputs, names=names)
+    reference = Reference(model, inputs, names)
     mode = fake_mode()
     module, how, notes = (
         _exported(model, inputs, names, distrust)
@@ -144,42 +113,13 @@ def trace(
     )
     module.graph.lint()
     module.recompile()
-    seen, expected_more = observe(module, inputs, mode), None
-    more = other_batch(inputs)
-    if more is not None:
-        try:
-            expected_more = run_model(model, tuple(more), names=names)
-        except TraceError:
-            notes.append(f"the network takes batches of {inputs[0].shape[0]} only")
-    traced = Trace(model, module, inputs, seen, expected, expected_more, how, tuple(notes), names)
+    if not reference.takes_other_batches and larger_batch(inputs) is not None:
+        notes.append(f"the network takes batches of {inputs[0].shape[0]} only")
+    seen = observe(module, inputs, mode)
+    traced = Trace(model, module, inputs, seen, reference, how, tuple(notes), names)
     if check:
         traced.check(module)
     return traced
-
-
-def run_model(
-    model: nn.Module,
-    inputs: tuple[Tensor, ...],
-    what: str = "its example input",
-    source: str = "train_data() (or example_inputs())",
-    names: tuple[str, ...] = (),
-) -> Any:
-    """The model's outputs, without gradients; TraceError where it fails.
-
-    `what` the inputs are and their `source` are for the message; `names` are the arguments that
-    they are for, where given by keyword.
-    """
-    copies = [value.clone() for value in inputs]  # the model may write into them
-    try:
-        with torch.no_grad():
-            return model(**dict(zip(names, copies, strict=True))) if names else model(*copies)
-    except Exception as error:
-        shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
-        raise TraceError(
-            f"the model fails on {what} of shape {shapes}: "
-            f"{type(error).__name__}: {_first_line(error)}. "
-            f"Check that {source} gives what model() expects."
-        ) from error
 
 
 def _to_graph(
@@ -195,7 +135,7 @@ def _to_graph(
             break
         except Exception as error:
             offender = _offender(model, tracer)
-            reason = f"{_first_line(error)}, in {_place(error)}"
+            reason = f"{first_line(error)}, in {_place(error)}"
             if offender is None:
                 return _exported(model, inputs, names, reason)
             kind = type(model.get_submodule(offender))
@@ -265,7 +205,7 @@ def _restore_switches(model: nn.Module, module: fx.GraphModule, tracer: ShapeTra
         try:
             in_training = _symbolic_trace(model, tracer).graph
         except Exception as error:
-            notes.append(f"traced in evaluation only; in training: {_first_line(error)}")
+            notes.append(f"traced in evaluation only; in training: {first_line(error)}")
         else:
             baked = switch_calls(module, in_training)
             notes += [
@@ -309,7 +249,3 @@ def _place(error: BaseException) -> str:
     frame = theirs[-1]
     line = f": {frame.line}" if frame.line else ""
     return f"{frame.filename}, line {frame.lineno}{line}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lanac.errors import DataError, SourceError
+from lanac.errors import DataError, SourceError, first_line
 from lanac.frontend.image_folder import check_image_folder, read_image_folder
 from lanac.frontend.source import Source
 
@@ -153,7 +153,7 @@ def load_trained(zoo: Zoo, name: str, weights: Path | None) -> nn.Module:
     except Exception as error:  # of the network, of a hub's client, of the file system
         raise SourceError(
             f"the trained weights of {shown} cannot be loaded: {type(error).__name__}: "
-            f"{_first_line(error)}. Check the network; without one give them as a file: "
+            f"{first_line(error)}. Check the network; without one give them as a file: "
             f"{shown}@FILE.safetensors"
         ) from error
 
@@ -227,7 +227,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise SourceError(
-            f"weights {str(path)!r} cannot be read: {_first_line(error)}; the file may be damaged "
+            f"weights {str(path)!r} cannot be read: {first_line(error)}; the file may be damaged "
             "or not be a safetensors file"
         ) from error
 
@@ -278,7 +278,3 @@ def unknown_network(zoo: Zoo, name: str, known: Iterable[str]) -> SourceError:
 def missing_package(shown: str, package: str) -> SourceError:
     """The error where the package is not installed."""
     return SourceError(f'{shown} needs the package {package}: pip install "lanac[zoo]"')
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lanac.errors import DataError
+from lanac.errors import DataError, first_line
 from lanac.ir import named_tensors
 from lanac.training.data import Batch, Data
 
@@ -178,7 +178,7 @@ def _alone(outputs: Any) -> Any:
 
 def _reason(error: Exception) -> str:
     """The first line of an error, with its kind where that says more."""
-    first = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+    first = first_line(error)
     return (
         first
         if isinstance(error, (IndexError, RuntimeError))
