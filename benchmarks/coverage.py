@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="start no network after these")
     parser.add_argument(
         "--exporter", choices=("newer", "older", "auto", "none"), default="auto",
-        help="of ONNX; auto: the older, faster one for the large graphs of timm's families",
+        help="of ONNX; auto: the older, faster one for timm's families",
     )  # fmt: skip
     parser.add_argument("--stale", action="store_true", help="also take rows of older code")
     parser.add_argument("--report", action="store_true", help="only write the table")

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,6 @@ FRESH_SECONDS = 300
 BATCH, OTHER_BATCH = 2, 3
 
 NEWER, OLDER, AUTO, NONE = EXPORTERS = ("newer", "older", "auto", "none")
-LARGE_GRAPH = 500
-"""Nodes from which on the newer exporter takes more than half a minute."""
 
 Row = dict[str, Any]
 Report = Callable[[Row], None]
@@ -49,7 +47,7 @@ def check_network(network: Network, report: Report, exporter: str = NEWER) -> Ro
         network: what to check.
         report: told after every stage, so that a process that is stopped has said how far it came.
         exporter: of the ONNX stage: the one that lanac emits with, the older and faster one, the older
-            one for large graphs of timm's families only, or none.
+            one for timm's families only (the newer where it fails), or none.
 
     Returns:
         The row of the table: facts, and for each stage its seconds, findings and error.
@@ -77,11 +75,10 @@ def check_network(network: Network, report: Report, exporter: str = NEWER) -> Ro
         if exporter != NONE:
             files = Path(folder) / "onnx"
             files.mkdir()
-            large = network.group == TIMM and len(program.nodes) > LARGE_GRAPH
-            is_older = exporter == OLDER or (exporter == AUTO and large)
-            stages.run(
-                "onnx", lambda row: _onnx(built.model, split, (x, more), files, is_older, row)
-            )
+            tries: tuple[str, ...] = (exporter,)
+            if exporter == AUTO:
+                tries = (OLDER, NEWER) if network.group == TIMM else (NEWER,)
+            stages.run("onnx", lambda row: _onnx(built.model, split, (x, more), files, tries, row))
     return stages.row
 
 
@@ -309,13 +306,20 @@ def _onnx(
     split: fx.GraphModule,
     batches: tuple[Tensor, ...],
     folder: Path,
-    is_older: bool,
+    exporters: Sequence[str],
     row: Row,
 ) -> None:
+    """`exporters`: to be tried in order."""
     start = time.perf_counter()
-    row["exporter"] = OLDER if is_older else NEWER
-    export = _export_older if is_older else ONNX.emit
-    files = export(split, folder, batches[:1])
+    for exporter in exporters:
+        row["exporter"] = exporter
+        export = _export_older if exporter == OLDER else ONNX.emit
+        try:
+            files = export(split, folder, batches[:1])
+            break
+        except Exception:
+            if exporter == exporters[-1]:
+                raise
     row["export_seconds"] = time.perf_counter() - start
     row["mib"] = sum(path.stat().st_size for path in files) >> 20
     run = ONNX.load(files)

@@ -58,7 +58,7 @@ hide errors. Dropout and drop path have a rate of 0.1 where the network has them
 - **trains**: the emitted network's batch norms move, and gradients reach as many parameters, of the same
   shapes, as in the model.
 - **ONNX**: relative difference of ONNX Runtime's outputs, batches of 2 and 3, from one file. "older": by
-  torch's older exporter, because the one that lanac emits with takes more than half a minute there.
+  torch's older exporter, with which lanac times ops; the one that lanac emits with takes ten times as long.
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
+from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
@@ -37,7 +38,7 @@ _FACTORIES = (
 
 
 class Undecidable(Exception):
-    """Tracing met a condition that the example's shapes do not decide."""
+    """Tracing met what the graph cannot hold, such as a condition that shapes do not decide."""
 
 
 class ShapeTracer(fx.Tracer):
@@ -49,6 +50,7 @@ class ShapeTracer(fx.Tracer):
     - A condition, a length or a count is decided by the shapes of the example, on fake tensors:
       nothing is computed, and what would depend on the data is refused. Everything else that is
       computed of shapes stays in the graph, so that the batch size stays free.
+    - A function with a backward of its own is refused: only its forward would be in the graph.
     - Modules named `opaque` are called as a whole.
 
     Args:
@@ -75,7 +77,15 @@ class ShapeTracer(fx.Tracer):
         root: nn.Module | Callable[..., Any],
         concrete_args: dict[str, Any] | None = None,
     ) -> fx.Graph:
-        graph = super().trace(root, concrete_args)
+        apply = vars(torch.autograd.Function)["apply"]
+
+        def call(cls: type, *args: Any, **kwargs: Any) -> Any:
+            if any(isinstance(value, fx.Proxy) for value in (*args, *kwargs.values())):
+                raise Undecidable(f"{cls.__name__} (torch.autograd.Function) has its own backward")
+            return apply.__get__(None, cls)(*args, **kwargs)
+
+        with mock.patch.object(torch.autograd.Function, "apply", classmethod(call)):
+            graph = super().trace(root, concrete_args)
         for node in graph.nodes:
             # Generated code would register torch's own functions with torch.fx under names that
             # it does not find, and every later trace of the process would fail.

@@ -17,6 +17,7 @@ from lanac.frontend.tracer import (
     larger_batch,
     other_batch,
 )
+from lanac.frontend.tracing import trace
 
 X = torch.arange(2 * 4 * 6 * 6, dtype=torch.float32).reshape(2, 4, 6, 6)
 
@@ -222,6 +223,37 @@ def test_an_opaque_module_that_gives_no_tensor() -> None:
     module = traced(Reading(), opaque=frozenset({"several"}))
     assert targets(module, "call_module") == ["several"]
     assert torch.equal(module(X[:1]), Reading()(X[:1]))
+
+
+class Straight(torch.autograd.Function):
+    """Rounds forward, and lets the gradient through."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Rounding(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Straight.apply(x)  # type: ignore[no-any-return]
+
+
+def test_a_backward_of_its_own_is_not_lost() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), Rounding())
+    before = vars(torch.autograd.Function)["apply"]
+    message = r"^Straight \(torch.autograd.Function\) has its own backward$"
+    with pytest.raises(Undecidable, match=message):
+        traced(model)
+    module = trace(model, (X,)).module
+    assert targets(module, "call_module") == ["0", "1"]
+    x = X.clone().requires_grad_()
+    module(x).sum().backward()
+    assert x.grad is not None and bool(x.grad.any())
+    assert vars(torch.autograd.Function)["apply"] is before
 
 
 def test_whether_code_asks_for_training() -> None:
