@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,7 +126,8 @@ class Reference:
     def _problem(self, module: nn.Module, run: _Run, is_exact: bool) -> str | None:
         try:
             # Run as a module: the interpreter gives torch.fx's own kinds of list and dict.
-            with attributes_kept(module):
+            # torch.fx prints where generated code fails; a message says it here.
+            with attributes_kept(module), contextlib.redirect_stderr(io.StringIO()):
                 return difference(run.outputs, run_model(module, run.inputs), is_exact)
         except TraceError as error:
             cause = error.__cause__ or error

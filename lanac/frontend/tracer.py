@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lanac.errors import first_line
 from lanac.frontend.fakes import call_leaf, fake_mode
-from lanac.ir import run_node
+from lanac.ir import run_node, set_items_
 
 _LAYERS = (
     nn.modules.conv._ConvNd,
@@ -202,6 +202,9 @@ class _Decides:
 
 
 class _Decided(_Decides, fx.Proxy):
+    def __setitem__(self, place: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", set_items_, (self, place, value), {})
+
     def __getattr__(self, k: str) -> _Attribute:
         return _Attribute(self, k)
 

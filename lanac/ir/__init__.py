@@ -2,7 +2,13 @@
 but its errors."""
 
 from lanac.ir.aten import export_program
-from lanac.ir.graphs import function_name, is_in_place, read_attribute, run_node
+from lanac.ir.graphs import (
+    function_name,
+    is_in_place,
+    read_attribute,
+    run_node,
+    set_items_,
+)
 from lanac.ir.opspec import IDENTITY, TEACHER, OpSpec, OptionValue, Plan, parse_op
 from lanac.ir.outputs import flatten_tensors, named_tensors
 from lanac.ir.program import LeftOut, Program, Slot
@@ -31,6 +37,7 @@ __all__ = [
     "read_attribute",
     "record_specs",
     "run_node",
+    "set_items_",
     "shared_weights",
     "signature",
     "verify_program",

@@ -49,6 +49,12 @@ def run_node(
     return node.target(*arguments, **keywords)
 
 
+def set_items_(x: Any, place: Any, value: Any) -> Any:
+    """`x[place] = value` as a call with a value, so that a graph can hold it."""
+    x[place] = value
+    return x
+
+
 def function_name(node: fx.Node) -> str:
     """The bare name of the function or method that a node calls; '' for other nodes.
 

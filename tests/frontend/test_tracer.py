@@ -119,7 +119,17 @@ def windows(x: Tensor) -> Tensor:
     return x.reshape(b, h // 3, w // 3, c, 3, 3).permute(0, 3, 1, 4, 2, 5).reshape(b, c, h, w)
 
 
-@pytest.mark.parametrize("function", [made_of_the_batch, windows], ids=lambda f: f.__name__)
+def written_items(x: Tensor) -> Tensor:
+    y = x * 2
+    y[:, 1:] = x[:, :-1]
+    y[..., 0] += x.shape[0]
+    y[:, 0][y[:, 0] > 9] = 9
+    return y.exp()
+
+
+@pytest.mark.parametrize(
+    "function", [made_of_the_batch, windows, written_items], ids=lambda f: f.__name__
+)
 def test_what_is_computed_of_the_batch_is_not_baked(function: Callable[..., Any]) -> None:
     module = traced(Calls(function))
     for x in (X, X[:1], torch.cat([X, X])):
