@@ -90,6 +90,8 @@ class ShapeTracer(fx.Tracer):
             # Generated code would register torch's own functions with torch.fx under names that
             # it does not find, and every later trace of the process would fail.
             node.meta.pop("is_wrapped", None)
+            if node.target is set_items_:
+                node.meta["is_wrapped"] = True  # so that it stays one call where it is traced again
         return graph
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:

@@ -18,6 +18,7 @@ from lanac.frontend.tracer import (
     other_batch,
 )
 from lanac.frontend.tracing import trace
+from lanac.ir import set_items_
 
 X = torch.arange(2 * 4 * 6 * 6, dtype=torch.float32).reshape(2, 4, 6, 6)
 
@@ -134,6 +135,13 @@ def test_what_is_computed_of_the_batch_is_not_baked(function: Callable[..., Any]
     module = traced(Calls(function))
     for x in (X, X[:1], torch.cat([X, X])):
         assert torch.equal(module(x), function(x))
+
+
+def test_written_items_stay_where_a_graph_is_traced_again() -> None:
+    module = traced(nn.Sequential(Calls(written_items)))
+    again = fx.symbolic_trace(module)
+    assert torch.equal(again(X), written_items(X))
+    assert [node.target for node in again.graph.nodes].count(set_items_) == 3
 
 
 @pytest.mark.parametrize(
