@@ -21,6 +21,7 @@ from lanac.ops.base import Family
 from lanac.ops.pool import parse_pool
 from lanac.passes import (
     CheckOutputs,
+    CheckTraining,
     DistillCandidates,
     EmitStudent,
     EnumeratePool,
@@ -152,7 +153,11 @@ def compile(  # the name that users expect; nothing here needs the builtin
         instruments=instruments,
     )
     with begun.workspace.lock("run", f"is working in {out}"):
-        passes = [CheckOutputs(outputs), *preparation(members, budgets, settings)]
+        passes: list[Pass] = [
+            CheckOutputs(outputs),
+            CheckTraining(),
+            *preparation(members, budgets, settings),
+        ]
         prepared = run_passes(begun, passes)
         return _students(prepared, budgets, outputs, settings)
 

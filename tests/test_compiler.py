@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lanac
-from lanac.errors import BackendError, DataError, TraceError
+from lanac.errors import BackendError, DataError, TraceError, TrainingError
 
 SETTINGS = lanac.Settings(
     distill_samples=16, score_samples=16, plans=2, evaluate_images=16, finalists=1,
@@ -326,3 +326,37 @@ def test_what_could_not_be_written_is_refused_before_any_work(tmp_path: Path) ->
         "(--emit onnx)."
     )
     assert not list(tmp_path.glob("*@*"))
+
+
+class Decoding(Body):
+    """In evaluation it decodes in place, as detectors do; autograd needs what it overwrites."""
+
+    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]
+        scores = super().forward(image)[1].sigmoid()
+        if not self.training:
+            scores[:, :2] = scores[:, :2] * 2
+        return scores.mean((2, 3))
+
+
+def test_a_network_through_which_no_gradient_flows(tmp_path: Path) -> None:
+    data = [(torch.randn(3, 8, 8), 0) for _ in range(COUNT)]
+    with pytest.raises(TrainingError) as caught:
+        compiled(Decoding(), data, tmp_path, budget="flops=0.9x", pool="skip")
+    assert str(caught.value) == (
+        "the network cannot be finetuned as it is in evaluation: one of the variables needed for "
+        "gradient computation has been modified by an inplace operation: [torch.FloatTensor "
+        "[2, 16, 4, 4]], which is output 0 of Sigmoid, is at version 1; expected version 0 "
+        "instead. Written in place: set_items_ in forward(). Write into new tensors in forward(), "
+        "or return the network without that part from model()."
+    )
+
+
+def test_a_frozen_network(tmp_path: Path) -> None:
+    data = [(torch.randn(3, 8, 8), 0) for _ in range(COUNT)]
+    model = Body().requires_grad_(False)
+    with pytest.raises(TrainingError) as caught:
+        compiled(model, [x for x, _ in data], tmp_path, budget="flops=0.9x", pool="skip")
+    assert str(caught.value) == (
+        "all weights of the network are frozen (requires_grad is False), so that no student could "
+        "be finetuned. Call model.requires_grad_(True) in model() before you return it"
+    )

@@ -2,6 +2,7 @@
 
 from lanac.passes.base import Pass, run_passes
 from lanac.passes.check_outputs import CheckOutputs
+from lanac.passes.check_training import CheckTraining
 from lanac.passes.distill_candidates import DistillCandidates
 from lanac.passes.emit_student import EmitStudent
 from lanac.passes.enumerate_pool import EnumeratePool
@@ -16,6 +17,7 @@ from lanac.passes.trace_program import TraceProgram
 
 __all__ = [
     "CheckOutputs",
+    "CheckTraining",
     "DistillCandidates",
     "EmitStudent",
     "EnumeratePool",

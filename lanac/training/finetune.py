@@ -21,7 +21,7 @@ from lanac.training.checkpoint import (
     with_prefix,
     without_prefix,
 )
-from lanac.training.data import Data, in_order, shuffled
+from lanac.training.data import Batch, Data, in_order, shuffled
 from lanac.training.device import on_device
 from lanac.training.interrupt import interrupt_between_steps
 from lanac.training.schedule import cosine
@@ -156,12 +156,7 @@ class Finetuner:
                 group["lr"] = cosine(self.state.step, self.steps, self.options.learning_rate)
             # Dropout draws from the step, so that a resumed run draws the same.
             torch.manual_seed(self.seed * 1_000_003 + self.state.step)
-            with torch.no_grad():
-                reference = self.teacher(*batch.inputs)
-            outputs = self.student(*batch.inputs)
-            loss = self.task.loss(outputs, batch, reference)
-            if self.task.labelled:
-                loss = loss + self.options.distillation * self._imitation(outputs, reference)
+            loss = self.loss(batch)
             if not torch.isfinite(loss):
                 raise TrainingError(
                     f"the loss became {float(loss.detach())} in epoch {epoch + 1} of finetuning; "
@@ -171,6 +166,16 @@ class Finetuner:
             torch.autograd.backward(loss)
             self.optimizer.step()
             yield float(loss.detach())
+
+    def loss(self, batch: Batch) -> Tensor:
+        """What finetuning minimises: the task's loss and the distance to the teacher, a scalar."""
+        with torch.no_grad():
+            reference = self.teacher(*batch.inputs)
+        outputs = self.student(*batch.inputs)
+        loss = self.task.loss(outputs, batch, reference)
+        if self.task.labelled:
+            loss = loss + self.options.distillation * self._imitation(outputs, reference)
+        return loss
 
     def _imitation(self, outputs: Any, reference: Any) -> Tensor:
         softened = logit_distillation(outputs, reference, self.options.temperature)
