@@ -329,12 +329,12 @@ def test_what_could_not_be_written_is_refused_before_any_work(tmp_path: Path) ->
 
 
 class Decoding(Body):
-    """In evaluation it decodes in place, as detectors do; autograd needs what it overwrites."""
+    """In evaluation it decodes in place; autograd needs what it overwrites."""
 
     def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]
         scores = super().forward(image)[1].sigmoid()
         if not self.training:
-            scores[:, :2] = scores[:, :2] * 2
+            scores[:, :2].mul_(2)
         return scores.mean((2, 3))
 
 
@@ -346,7 +346,7 @@ def test_a_network_through_which_no_gradient_flows(tmp_path: Path) -> None:
         "the network cannot be finetuned as it is in evaluation: one of the variables needed for "
         "gradient computation has been modified by an inplace operation: [torch.FloatTensor "
         "[2, 16, 4, 4]], which is output 0 of Sigmoid, is at version 1; expected version 0 "
-        "instead. Written in place: set_items_ in forward(). Write into new tensors in forward(), "
+        "instead. Written in place: mul_ in forward(). Write into new tensors in forward(), "
         "or return the network without that part from model()."
     )
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from lanac.ir import is_in_place
+from lanac.ir import is_in_place, set_items_
 
 _DROPOUTS: Mapping[object, Callable[[float], nn.Module]] = {
     F.dropout: nn.Dropout,
@@ -89,6 +89,32 @@ def show_writes(module: nn.Module, graph: fx.Graph) -> None:
             for reader in list(written.users):
                 if places[reader] > here:
                     reader.replace_input_with(written, node)
+
+
+def write_into_copies(module: fx.GraphModule, hidden_reads: Collection[tuple[str, str]]) -> bool:
+    """Lets items be written into a copy where nobody sees the difference; whether any are.
+
+    What is overwritten may be needed for gradients (boxes that are decoded in evaluation).
+
+    Args:
+        module: has been through `show_writes`.
+        hidden_reads: pairs (writer, reader) that share memory without an edge; their writes stay.
+    """
+    writers = {writer for writer, _ in hidden_reads}
+    changed = False
+    for node in list(module.graph.nodes):
+        if node.target is not set_items_ or node.name in writers:
+            continue
+        written = node.args[0]
+        if isinstance(written, fx.Node) and written.op != "get_attr":  # state has to change
+            with module.graph.inserting_before(node):
+                copy = module.graph.call_method("clone", (written,))
+            copy.meta = dict(node.meta, is_wrapped=False)
+            node.update_arg(0, copy)
+            changed = True
+    if changed:
+        module.recompile()
+    return changed
 
 
 def dropout_to_modules(module: fx.GraphModule) -> None:

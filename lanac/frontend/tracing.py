@@ -23,6 +23,7 @@ from lanac.frontend.cleanup import (
     remove_asserts,
     show_writes,
     switch_calls,
+    write_into_copies,
 )
 from lanac.frontend.exporting import export_graph
 from lanac.frontend.fakes import fake_mode
@@ -116,6 +117,8 @@ def trace(
     if not reference.takes_other_batches and larger_batch(inputs) is not None:
         notes.append(f"the network takes batches of {inputs[0].shape[0]} only")
     seen = observe(module, inputs, mode)
+    if write_into_copies(module, seen.hidden_reads):
+        seen = observe(module, inputs, mode)
     traced = Trace(model, module, inputs, seen, reference, how, tuple(notes), names)
     if check:
         traced.check(module)

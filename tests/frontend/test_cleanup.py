@@ -86,3 +86,56 @@ class ReadsBoth(nn.Module):
 def test_later_readers_read_the_node_that_wrote() -> None:
     graph = trace(ReadsBoth(), (X,)).module
     assert [str(node.args[0]) for node in graph.graph.nodes if node.name == "add"] == ["relu_"]
+
+
+class Boxes(nn.Module):
+    """Decodes in evaluation, as detectors do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.sigmoid()
+        y[..., :2] = y[..., :2] * 2
+        y[..., 2:] = y[..., 2:] ** 2
+        return y
+
+
+class SeenElsewhere(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.sigmoid()
+        y[:, 0][..., 1] = 7
+        return y
+
+
+def test_items_are_written_into_copies_so_that_gradients_flow() -> None:
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        Boxes()(x).sum().backward()
+    module = trace(Boxes(), (x.detach(),)).module
+    assert torch.equal(module(x), Boxes()(x))
+    module(x).sum().backward()
+    assert x.grad is not None and bool(x.grad.all())
+
+
+def test_what_others_see_is_written_in_place() -> None:
+    x = torch.randn(2, 3, 4)
+    module = trace(SeenElsewhere(), (x,)).module
+    assert torch.equal(module(x), SeenElsewhere()(x))
+    assert not [node for node in module.graph.nodes if node.target == "clone"]
+
+
+def test_state_is_written_in_place() -> None:
+    class Remembering(nn.Module):
+        last: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("last", torch.zeros(4))
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.last[0] = x.sum()
+            return self.layer(x)
+
+    model = Remembering()
+    module = trace(model, (torch.ones(2, 4),)).module
+    module(torch.full((2, 4), 3.0))
+    assert float(model.last[0]) == 24
