@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+WIDTHS = (0.0625, 0.1, 0.125, 0.2, 0.25, 0.5, 1, 2, 3, 4)
+"""Inner widths of the dense families, in shares of the input channels (paper, section 3)."""
+
 
 def conv_norm(
     in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1
@@ -17,9 +20,30 @@ def conv_norm(
     ]
 
 
+def share(channels: int, width: float) -> int:
+    """A share of the channels, at least one."""
+    return max(1, round(channels * width))
+
+
 def aligned(channels: float, multiple: int = 8) -> int:
     """The nearest multiple that runtimes compute without padding, at least one."""
     return max(multiple, round(channels / multiple) * multiple)
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gate: (B, C, H, W) -> the same, each channel times a number between 0 and 1."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.act = nn.SiLU()
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.mean((2, 3), keepdim=True)
+        gate: Tensor = self.gate(self.expand(self.act(self.reduce(pooled))))
+        return x * gate
 
 
 class Residual(nn.Module):
