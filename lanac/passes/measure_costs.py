@@ -13,6 +13,7 @@ from lanac.errors import PoolError
 from lanac.ir import TEACHER, OpSpec, Program, TensorSpec, signature
 from lanac.ops.base import SlotView
 from lanac.ops.build import build_op
+from lanac.ops.folding import folded
 from lanac.ops.pool import Pool
 from lanac.passes.latency import measure_latencies
 from lanac.targets import (
@@ -69,17 +70,27 @@ class MeasureCosts:
 def _build_all(
     compilation: Compilation, program: Program, pool: Pool
 ) -> tuple[dict[str, dict[OpSpec, nn.Module]], Pool]:
-    """Every op of the pool as a module; ops that cannot be built are dropped and named."""
+    """Every op of the pool as it will run; ops that cannot be built are dropped and named."""
     modules: dict[str, dict[OpSpec, nn.Module]] = {}
     for slot in program.slots:
         view = SlotView.of(program, slot)
         modules[slot.name] = {TEACHER: view.teacher}
         for op in pool[slot.name]:
+            if op == TEACHER:
+                continue
             try:
-                modules[slot.name].setdefault(op, build_op(op, view, compilation.seed))
+                modules[slot.name][op] = _as_it_runs(op, view, compilation.seed)
             except PoolError as error:
                 compilation.instruments.warn(f"dropped: {error}")
     return modules, {name: tuple(ops) for name, ops in modules.items()}
+
+
+def _as_it_runs(op: OpSpec, view: SlotView, seed: int) -> nn.Module:
+    module = build_op(op, view, seed)
+    try:
+        return folded(module)
+    except PoolError as error:
+        raise PoolError(f"op {op} of slot {view.slot.name!r}: {error}") from error
 
 
 def _count(

@@ -36,6 +36,7 @@ OPS = [
     *(f"cb_stack(k={k},w={w})" for k, w in [(1, 3), (3, 0.0625), (5, 0.5), (7, 0.2)]),
     *(f"cb_bottle(k={k},w={w})" for k, w in [(1, 0.0625), (3, 0.5), (5, 1), (7, 2)]),
     *(f"cb_res(k={k})" for k in (1, 3, 5, 7)),
+    "repvgg(k=3)",
     *(f"conv_cs(k={k},p={p})" for k in (1, 3, 5, 7) for p in ("shuffle", "shift")),
 ]  # fmt: skip
 """Every family with its least and its largest options."""
@@ -140,6 +141,7 @@ GRIDS = {
     "cb_stack": (40, "cb_stack(k=1,w=0.0625)", "cb_stack(k=7,w=4)"),
     "cb_bottle": (40, "cb_bottle(k=1,w=0.0625)", "cb_bottle(k=7,w=4)"),
     "cb_res": (4, "cb_res(k=1)", "cb_res(k=7)"),
+    "repvgg": (1, "repvgg(k=3)", "repvgg(k=3)"),
     "conv_cs": (8, "conv_cs(k=1,p=shuffle)", "conv_cs(k=7,p=shift)"),
 }
 
@@ -181,6 +183,8 @@ LAYERS = {
         "24->8/1 k1 g1, BatchNorm2d, ReLU",
     "cb_res(k=5)":
         "12->8/2 k5 g1, BatchNorm2d, ReLU",
+    "repvgg(k=3)":
+        "12->8/2 k3 g1, BatchNorm2d, 12->8/2 k1 g1, BatchNorm2d, ReLU",
     "conv_cs(k=3,p=shuffle)":
         "12->12/2 k3 g4, BatchNorm2d, ReLU, Shuffle, 12->8/1 k3 g4, BatchNorm2d, ReLU",
     "conv_cs(k=1,p=shift)":
