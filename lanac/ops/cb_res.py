@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from torch import nn
 
 from lanac.ir import OpSpec
-from lanac.ops.base import SlotView
-from lanac.ops.layers import Residual, conv_norm
+from lanac.ops.base import Counts, SlotView
+from lanac.ops.layers import Residual, conv_norm, conv_norm_counts
 
 
 class CbResFamily:
@@ -26,6 +26,10 @@ class CbResFamily:
         before, after = view.input_spec.channels, view.output_spec.channels
         layers = conv_norm(before, after, int(op.number("k")), stride=view.stride or 1)
         return Residual(nn.Sequential(*layers), skip=view.slot.keeps_shape, relu=view.ends_in_relu)
+
+    def count(self, op: OpSpec, view: SlotView) -> Counts:
+        before, after = view.input_spec.channels, view.output_spec.channels
+        return conv_norm_counts(before, after, int(op.number("k")), view.output_spec)
 
 
 FAMILY = CbResFamily()

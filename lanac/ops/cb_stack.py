@@ -8,8 +8,8 @@ from itertools import product
 from torch import nn
 
 from lanac.ir import OpSpec
-from lanac.ops.base import SlotView
-from lanac.ops.layers import WIDTHS, Residual, conv_norm, share
+from lanac.ops.base import Counts, SlotView
+from lanac.ops.layers import WIDTHS, Residual, conv_norm, conv_norm_counts, share, total
 
 
 class CbStackFamily:
@@ -35,6 +35,14 @@ class CbStackFamily:
             *conv_norm(inner, after, kernel),
         ]
         return Residual(nn.Sequential(*layers), skip=view.slot.keeps_shape, relu=view.ends_in_relu)
+
+    def count(self, op: OpSpec, view: SlotView) -> Counts:
+        before, after = view.input_spec.channels, view.output_spec.channels
+        kernel, inner = int(op.number("k")), share(before, op.number("w"))
+        return total(
+            conv_norm_counts(before, inner, kernel, view.output_spec),
+            conv_norm_counts(inner, after, kernel, view.output_spec),
+        )
 
 
 FAMILY = CbStackFamily()

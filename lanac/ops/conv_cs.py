@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lanac.errors import PoolError
 from lanac.ir import OpSpec
-from lanac.ops.base import SlotView
-from lanac.ops.layers import Residual, conv_norm
+from lanac.ops.base import Counts, SlotView
+from lanac.ops.layers import Residual, conv_norm, conv_norm_counts, total
 
 SHUFFLE, SHIFT = "shuffle", "shift"
 _GROUPS = 4  # of the convolutions around a shuffle, at most
@@ -95,6 +95,14 @@ class ConvCsFamily:
             *conv_norm(before, after, kernel, groups=groups),
         ]
         return Residual(nn.Sequential(*layers), skip=view.slot.keeps_shape, relu=view.ends_in_relu)
+
+    def count(self, op: OpSpec, view: SlotView) -> Counts:
+        before, after = view.input_spec.channels, view.output_spec.channels
+        kernel, groups, outputs = int(op.number("k")), _groups(op, view), view.output_spec
+        return total(
+            conv_norm_counts(before, before, kernel, outputs, groups=groups),
+            conv_norm_counts(before, after, kernel, outputs, groups=groups),
+        )
 
 
 def _groups(op: OpSpec, view: SlotView) -> int:

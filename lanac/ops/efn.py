@@ -8,8 +8,15 @@ from itertools import product
 from torch import nn
 
 from lanac.ir import OpSpec
-from lanac.ops.base import SlotView
-from lanac.ops.layers import Residual, SqueezeExcite, conv_norm, share
+from lanac.ops.base import Counts, SlotView
+from lanac.ops.layers import (
+    Residual,
+    SqueezeExcite,
+    conv_norm,
+    conv_norm_counts,
+    share,
+    total,
+)
 
 
 class EfnFamily:
@@ -41,6 +48,20 @@ class EfnFamily:
             layers.append(SqueezeExcite(inner, share(inner, ratio)))
         layers += conv_norm(inner, after, 1)
         return Residual(nn.Sequential(*layers), skip=view.slot.keeps_shape, relu=view.ends_in_relu)
+
+    def count(self, op: OpSpec, view: SlotView) -> Counts:
+        before, after = view.input_spec.channels, view.output_spec.channels
+        expansion, kernel, ratio = int(op.number("e")), int(op.number("k")), op.number("se")
+        inner, outputs = before * expansion, view.output_spec
+        layers = [
+            conv_norm_counts(inner, inner, kernel, outputs, groups=inner),
+            conv_norm_counts(inner, after, 1, outputs),
+        ]
+        if expansion > 1:
+            layers.append(conv_norm_counts(before, inner, 1, view.input_spec))
+        if ratio > 0:
+            layers.append(SqueezeExcite.counts(inner, share(inner, ratio)))
+        return total(*layers)
 
 
 FAMILY = EfnFamily()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lanac.ir import OpSpec
-from lanac.ops.base import SlotView
+from lanac.ops.base import Counts, SlotView
 from lanac.ops.folding import Foldable
 from lanac.ops.layers import Residual, conv_norm
 
@@ -93,6 +94,12 @@ class RepVggFamily:
             before, after, int(op.number("k")), view.stride or 1, skip=view.slot.keeps_shape
         )
         return Residual(nn.Sequential(branches), skip=False, relu=view.ends_in_relu)
+
+    def count(self, op: OpSpec, view: SlotView) -> Counts:
+        """Of the folded op: one convolution with bias."""
+        before, after = view.input_spec.channels, view.output_spec.channels
+        weights = before * after * int(op.number("k")) ** 2
+        return Counts(weights + after, 2 * weights * math.prod(view.output_spec.spatial))
 
 
 FAMILY = RepVggFamily()
