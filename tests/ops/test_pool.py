@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
@@ -48,6 +50,21 @@ def test_every_named_pool_fits_some_slot(program: Program, name: str) -> None:
     single = [op for op in parse_pool(name) if isinstance(op, OpSpec)]
     found = ops_of(program, 1, name)
     assert all(str(op) in found for op in single)
+
+
+def test_the_pool_of_the_paper_has_197_ops(program: Program) -> None:
+    """For a slot that keeps its shape; where the stem changes it, identity is missing."""
+    split = {
+        "teacher": 1, "identity": 1,
+        "efn": 27, "efnv2": 27,
+        "cb_stack": 40, "cb_bottle": 40, "cb_res": 4, "repvgg": 1, "conv_cs": 8,
+        "vit": 36, "bot": 6, "lambda": 6,
+    }  # fmt: skip
+    pool = enumerate_slot(program, program.slots[1], parse_pool("paper"))
+    assert Counter(op.family for op in pool) == split
+    assert len(pool) == len(set(pool)) == sum(split.values()) == 197
+    stem = enumerate_slot(program, program.slots[0], parse_pool("paper"))
+    assert {*pool} - {*stem} == {IDENTITY} and len(stem) == 196
 
 
 @pytest.mark.parametrize("text", ["", " , "])
