@@ -8,12 +8,15 @@ from itertools import product
 from torch import nn
 
 from lanac.ir import OpSpec
-from lanac.ops.base import SlotView
-from lanac.ops.layers import Residual, conv_norm
+from lanac.ops.base import Counts, SlotView
+from lanac.ops.layers import WIDTHS, Residual, conv_norm, conv_norm_counts, share, total
 
 
 class CbBottleFamily:
-    """Paper, section 3, `cb_bottle`: k in {1, 3, 5, 7}, w in {1/16 ... 4} of the input channels."""
+    """Paper, section 3, `cb_bottle` (CBR-CBR-CB): k in {1, 3, 5, 7}, w in {1/16 ... 4}.
+
+    The width w refers to the input channels.
+    """
 
     name = "cb_bottle"
     equation = "y = [x +] BN PW( ReLU BN Conv_k( ReLU BN PW_w(x) ) )"
@@ -21,12 +24,11 @@ class CbBottleFamily:
     def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
         if view.stride is None:
             return []
-        widths = (0.0625, 0.1, 0.125, 0.2, 0.25, 0.5, 1, 2, 3, 4)
-        return [OpSpec.of(self.name, k=k, w=w) for k, w in product((1, 3, 5, 7), widths)]
+        return [OpSpec.of(self.name, k=k, w=w) for k, w in product((1, 3, 5, 7), WIDTHS)]
 
     def build(self, op: OpSpec, view: SlotView) -> nn.Module:
         before, after = view.input_spec.channels, view.output_spec.channels
-        kernel, inner = int(op.number("k")), max(1, round(before * op.number("w")))
+        kernel, inner = int(op.number("k")), share(before, op.number("w"))
         layers = [
             *conv_norm(before, inner, 1),
             nn.ReLU(),
@@ -35,6 +37,15 @@ class CbBottleFamily:
             *conv_norm(inner, after, 1),
         ]
         return Residual(nn.Sequential(*layers), skip=view.slot.keeps_shape, relu=view.ends_in_relu)
+
+    def count(self, op: OpSpec, view: SlotView) -> Counts:
+        before, after = view.input_spec.channels, view.output_spec.channels
+        kernel, inner = int(op.number("k")), share(before, op.number("w"))
+        return total(
+            conv_norm_counts(before, inner, 1, view.input_spec),
+            conv_norm_counts(inner, inner, kernel, view.output_spec),
+            conv_norm_counts(inner, after, 1, view.output_spec),
+        )
 
 
 FAMILY = CbBottleFamily()

@@ -5,31 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import product
 
-from torch import Tensor, nn
+from torch import nn
 
 from lanac.ir import OpSpec
-from lanac.ops.base import SlotView
-from lanac.ops.layers import Residual, conv_norm
-
-
-class SqueezeExcite(nn.Module):
-    """Channel gate: (B, C, H, W) -> the same, each channel times a number between 0 and 1."""
-
-    def __init__(self, channels: int, squeezed: int) -> None:
-        super().__init__()
-        self.reduce = nn.Conv2d(channels, squeezed, 1)
-        self.act = nn.SiLU()
-        self.expand = nn.Conv2d(squeezed, channels, 1)
-        self.gate = nn.Sigmoid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = x.mean((2, 3), keepdim=True)
-        gate: Tensor = self.gate(self.expand(self.act(self.reduce(pooled))))
-        return x * gate
+from lanac.ops.base import Counts, SlotView
+from lanac.ops.layers import (
+    Residual,
+    SqueezeExcite,
+    conv_norm,
+    conv_norm_counts,
+    share,
+    total,
+)
 
 
 class EfnFamily:
-    """Paper, section 3, `efn`: e in {1, 3, 6}, k in {1, 3, 5}, se in {0 (none), 0.04, 0.025}."""
+    """Paper, section 3, `efn`: e in {1, 3, 6}, k in {1, 3, 5}, se in {0 (none), 0.04, 0.025}.
+
+    The ratio se refers to the expanded width: 0.04 of six times the input is EfficientNet's 0.25 of
+    the input.
+    """
 
     name = "efn"
     equation = "y = [x +] BN PW( SE( act BN DW_k( act BN PW_e(x) ) ) )"
@@ -50,10 +45,23 @@ class EfnFamily:
         stride = view.stride or 1
         layers += [*conv_norm(inner, inner, kernel, stride=stride, groups=inner), nn.SiLU()]
         if ratio > 0:
-            # The ratio refers to the expanded width, as in the paper's grid of small ratios.
-            layers.append(SqueezeExcite(inner, max(1, round(inner * ratio))))
+            layers.append(SqueezeExcite(inner, share(inner, ratio)))
         layers += conv_norm(inner, after, 1)
         return Residual(nn.Sequential(*layers), skip=view.slot.keeps_shape, relu=view.ends_in_relu)
+
+    def count(self, op: OpSpec, view: SlotView) -> Counts:
+        before, after = view.input_spec.channels, view.output_spec.channels
+        expansion, kernel, ratio = int(op.number("e")), int(op.number("k")), op.number("se")
+        inner, outputs = before * expansion, view.output_spec
+        layers = [
+            conv_norm_counts(inner, inner, kernel, outputs, groups=inner),
+            conv_norm_counts(inner, after, 1, outputs),
+        ]
+        if expansion > 1:
+            layers.append(conv_norm_counts(before, inner, 1, view.input_spec))
+        if ratio > 0:
+            layers.append(SqueezeExcite.counts(inner, share(inner, ratio)))
+        return total(*layers)
 
 
 FAMILY = EfnFamily()

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
+
+from lanac.ir import TensorSpec
+from lanac.ops.base import Counts
+
+WIDTHS = (0.0625, 0.1, 0.125, 0.2, 0.25, 0.5, 1, 2, 3, 4)
+"""Inner widths of the dense families, in shares of the input channels (paper, section 3)."""
 
 
 def conv_norm(
@@ -17,9 +25,49 @@ def conv_norm(
     ]
 
 
+def conv_norm_counts(
+    in_channels: int, out_channels: int, kernel: int, outputs: TensorSpec, *, groups: int = 1
+) -> Counts:
+    """What `conv_norm` costs; of `outputs`, what leaves it, the height and width count."""
+    weights = in_channels // groups * out_channels * kernel**2
+    return Counts(weights + 2 * out_channels, 2 * weights * math.prod(outputs.spatial))
+
+
+def total(*parts: Counts) -> Counts:
+    """What several layers cost together."""
+    return Counts(sum(part.params for part in parts), sum(part.flops for part in parts))
+
+
+def share(channels: int, width: float) -> int:
+    """A share of the channels, at least one."""
+    return max(1, round(channels * width))
+
+
 def aligned(channels: float, multiple: int = 8) -> int:
     """The nearest multiple that runtimes compute without padding, at least one."""
     return max(multiple, round(channels / multiple) * multiple)
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gate: (B, C, H, W) -> the same, each channel times a number between 0 and 1."""
+
+    @staticmethod
+    def counts(channels: int, squeezed: int) -> Counts:
+        """What the gate costs: its two layers see one value per channel."""
+        weights = 2 * channels * squeezed
+        return Counts(weights + squeezed + channels, 2 * weights)
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.act = nn.SiLU()
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.mean((2, 3), keepdim=True)
+        gate: Tensor = self.gate(self.expand(self.act(self.reduce(pooled))))
+        return x * gate
 
 
 class Residual(nn.Module):

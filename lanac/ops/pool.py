@@ -22,9 +22,23 @@ NAMED_POOLS: dict[str, tuple[str, ...]] = {
         "cb_bottle(k=3,w=0.25)",
         "cb_bottle(k=3,w=0.5)",
     ),
+    "paper": (
+        "identity",
+        "efn",
+        "efnv2",
+        "cb_stack",
+        "cb_bottle",
+        "cb_res",
+        "repvgg",
+        "conv_cs",
+        "vit",
+        "bot",
+        "lambda",
+    ),
 }
 """Pools by name. `default` holds what inherits the teacher's weights and a few fresh ops: fresh ops
-need far more data than most users can spend (docs/benchmarks.md)."""
+need far more data than most users can spend (docs/benchmarks.md). `paper` is the pool of the paper,
+197 ops for a feature map whose shape stays (docs/ops.md has the split)."""
 
 
 def parse_pool(text: str) -> tuple[OpSpec | Family, ...]:

@@ -16,6 +16,7 @@ from lanac.backends.base import BACKENDS, Backend
 from lanac.compilation import Compilation, Outputs
 from lanac.errors import BackendError
 from lanac.ir import named_tensors
+from lanac.ops.folding import Foldable, folded
 from lanac.passes.time_finalists import target_inputs
 from lanac.targets import (
     FLOPS,
@@ -34,7 +35,8 @@ from lanac.training.finetune import measure
 from lanac.workspace import disk_errors
 
 _TOLERANCE = {"pytorch": 1e-6}
-"""Largest difference, relative to the largest output, by backend; 1e-4 for what is not listed.
+_OTHER_TOLERANCE = 1e-4
+"""Largest difference, relative to the largest output, by backend, and for all that is not listed.
 
 The emitted source runs the same kernels, so it has to agree almost to the bit; another runtime
 adds in another order."""
@@ -44,6 +46,7 @@ adds in another order."""
 class EmitStudent:
     """Writes, verifies and measures the student's files.
 
+    What is written is the student with its ops folded (`lanac.ops.folding`).
     The files appear in the output folder only after every one of them has agreed with the student
     on real inputs; what does not agree is kept aside in `rejected`.
 
@@ -62,10 +65,10 @@ class EmitStudent:
 
     def run(self, compilation: Compilation) -> Compilation:
         folder = student_folder(compilation)
-        student: fx.GraphModule = compilation.need("student").module
+        inputs = real_inputs(compilation, self.samples)
+        student = fold_student(compilation.need("student").module, inputs)
         with disk_errors(folder):
             partial = _fresh(folder.with_name(f".{folder.name}.partial"))
-            inputs = real_inputs(compilation, self.samples)
             files, agreement = {}, {}
             for name in self.backends:
                 backend = BACKENDS.get(name)
@@ -73,13 +76,14 @@ class EmitStudent:
                 agreement[name] = _compare(backend, written, student, inputs, partial)
                 files[name] = tuple(path.name for path in written)
             _replace(partial, folder)
-        latency, teacher_latency = self._time(compilation, folder, files, inputs)
-        outputs = _outputs(compilation, folder, files, agreement, latency, teacher_latency)
+        latencies = self._time(compilation, student, folder, files, inputs)
+        outputs = _outputs(compilation, student, folder, files, agreement, *latencies)
         return compilation.having(outputs=outputs)
 
     def _time(
         self,
         compilation: Compilation,
+        student: fx.GraphModule,
         folder: Path,
         files: Mapping[str, Sequence[str]],
         inputs: tuple[Tensor, ...],
@@ -96,7 +100,6 @@ class EmitStudent:
             if "onnx" in files:
                 student_file = folder / files["onnx"][0]
             else:
-                student = compilation.need("student").module
                 (student_file, *_) = onnx.emit(student, _fresh(scratch / "student"), inputs)
             zeros = target_inputs(program, target.batch)
             runs = [
@@ -126,6 +129,28 @@ def real_inputs(compilation: Compilation, samples: int) -> tuple[Tensor, ...]:
     data = compilation.task.held_out
     order = in_order(min(samples, len(data)), samples)
     return next(iter(data.batches(order, compilation.seed))).inputs
+
+
+@torch.no_grad()
+def fold_student(student: fx.GraphModule, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
+    """The student as it runs: itself where nothing is to be folded.
+
+    Raises:
+        BackendError: folding changes what the student computes on these inputs.
+    """
+    classes = {type(part).__name__ for part in student.modules() if isinstance(part, Foldable)}
+    if not classes:
+        return student
+    result = folded(student)
+    pairs = zip(named_tensors(student(*inputs)), named_tensors(result(*inputs)), strict=True)
+    worst = max(_difference(before, after) for (_, before), (_, after) in pairs)
+    if not worst <= _OTHER_TOLERANCE:
+        raise BackendError(
+            f"folding {', '.join(sorted(classes))} changes the student's outputs: relative "
+            f"difference {worst:.2e} on {len(inputs[0])} real inputs, at most "
+            f"{_OTHER_TOLERANCE:.0e} expected. This is a defect of the op's family, please report it"
+        )
+    return result
 
 
 def _fresh(folder: Path) -> Path:
@@ -160,7 +185,7 @@ def _compare(
         expected, actual = [tensor for _, tensor in named_tensors(student(*some))], run(*some)
         differences = [_difference(a, b) for a, b in zip(expected, actual, strict=True)]
         worst = max(worst, *differences)
-    tolerance = _TOLERANCE.get(backend.name, 1e-4)
+    tolerance = _TOLERANCE.get(backend.name, _OTHER_TOLERANCE)
     if not worst <= tolerance:
         kept = partial.with_name("rejected")
         shutil.rmtree(kept, ignore_errors=True)
@@ -186,6 +211,7 @@ def _difference(ours: Tensor, theirs: Tensor) -> float:
 
 def _outputs(
     compilation: Compilation,
+    student: fx.GraphModule,
     folder: Path,
     files: Mapping[str, tuple[str, ...]],
     agreement: Mapping[str, float],
@@ -193,7 +219,7 @@ def _outputs(
     teacher_latency: Timing,
 ) -> Outputs:
     program, task = compilation.need("program"), compilation.task
-    student, device = compilation.need("student").module, compilation.device
+    device = compilation.device
     one = tuple(value[:1] for value in compilation.example)
     costs, teacher_costs = (
         {

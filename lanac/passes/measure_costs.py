@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from lanac.compilation import Compilation
-from lanac.errors import PoolError
+from lanac.errors import LanacError, PoolError
 from lanac.ir import TEACHER, OpSpec, Program, TensorSpec, signature
 from lanac.ops.base import SlotView
 from lanac.ops.build import build_op
+from lanac.ops.folding import folded
 from lanac.ops.pool import Pool
 from lanac.passes.latency import measure_latencies
 from lanac.targets import (
@@ -48,8 +49,9 @@ class MeasureCosts:
 
     def run(self, compilation: Compilation) -> Compilation:
         program, pool = compilation.need("program"), compilation.need("pool")
-        modules, pool = _build_all(compilation, program, pool)
-        counted = _count(compilation, program, pool, modules)
+        modules = _build_all(compilation, program, pool)
+        counted = _count(compilation, program, modules)
+        modules, pool = _only(modules, counted[PARAMS])
         constants, teacher = _count_whole(compilation, program, counted)
         how = dict.fromkeys(counted, "counted")
         error = 0.0
@@ -59,39 +61,74 @@ class MeasureCosts:
             costs[LATENCY], constants[LATENCY] = latency.costs, latency.constant
             teacher[LATENCY], how[LATENCY] = latency.teacher, "measured"
             error = latency.error
-            pool = {
-                name: tuple(op for op in ops if op in latency.costs[name])
-                for name, ops in pool.items()
-            }
+            for name, ops in pool.items():
+                for op in (op for op in ops if op not in latency.costs[name]):
+                    compilation.instruments.warn(
+                        f"dropped: op {op} of slot {name!r} cannot be timed"
+                    )
+            _, pool = _only(modules, latency.costs)
         return compilation.having(costs=CostTable(costs, constants, teacher, how, error), pool=pool)
 
 
 def _build_all(
     compilation: Compilation, program: Program, pool: Pool
-) -> tuple[dict[str, dict[OpSpec, nn.Module]], Pool]:
-    """Every op of the pool as a module; ops that cannot be built are dropped and named."""
+) -> dict[str, dict[OpSpec, nn.Module]]:
+    """Every op of the pool as it will run; ops that cannot be built are dropped and named."""
     modules: dict[str, dict[OpSpec, nn.Module]] = {}
     for slot in program.slots:
         view = SlotView.of(program, slot)
         modules[slot.name] = {TEACHER: view.teacher}
         for op in pool[slot.name]:
+            if op == TEACHER:
+                continue
             try:
-                modules[slot.name].setdefault(op, build_op(op, view, compilation.seed))
+                modules[slot.name][op] = _as_it_runs(op, view, compilation.seed)
             except PoolError as error:
                 compilation.instruments.warn(f"dropped: {error}")
-    return modules, {name: tuple(ops) for name, ops in modules.items()}
+    return modules
+
+
+def _as_it_runs(op: OpSpec, view: SlotView, seed: int) -> nn.Module:
+    module = build_op(op, view, seed)
+    try:
+        return folded(module)
+    except PoolError as error:
+        raise PoolError(f"op {op} of slot {view.slot.name!r}: {error}") from error
+
+
+def _only(
+    modules: Mapping[str, Mapping[OpSpec, nn.Module]], known: Mapping[str, Mapping[OpSpec, object]]
+) -> tuple[dict[str, dict[OpSpec, nn.Module]], Pool]:
+    """The ops that something is known of, as modules and as a pool."""
+    kept = {
+        name: {op: module for op, module in ops.items() if op in known[name]}
+        for name, ops in modules.items()
+    }
+    return kept, {name: tuple(ops) for name, ops in kept.items()}
 
 
 def _count(
     compilation: Compilation,
     program: Program,
-    pool: Pool,
     modules: Mapping[str, Mapping[OpSpec, nn.Module]],
 ) -> dict[str, dict[str, dict[OpSpec, float]]]:
+    """Counted costs by resource, slot name and op; ops that cannot be counted are missing."""
     counted: dict[str, dict[str, dict[OpSpec, float]]] = {PARAMS: {}, FLOPS: {}, MEMORY: {}}
     for slot in program.slots:
-        for op in pool[slot.name]:
-            counts = _counts(compilation, modules[slot.name][op], (slot.input_spec.with_batch(1),))
+        for op, module in modules[slot.name].items():
+            try:
+                counts = _counts(compilation, module, (slot.input_spec.with_batch(1),))
+            except LanacError:
+                raise
+            # The op's own code runs here, which may raise anything. The teacher's has to be counted.
+            except Exception as error:
+                if op == TEACHER:
+                    raise
+                compilation.instruments.warn(
+                    f"dropped: op {op} of slot {slot.name!r} cannot be counted: "
+                    f"{type(error).__name__}: {error}"
+                )
+                continue
             for resource, count in counts.items():
                 counted[resource].setdefault(slot.name, {})[op] = count
     return counted

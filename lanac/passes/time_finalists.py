@@ -11,6 +11,7 @@ import torch
 from lanac.backends import onnxruntime
 from lanac.compilation import Compilation, Finalist
 from lanac.ir import Program
+from lanac.ops.folding import folded
 from lanac.passes.assemble import assemble_student
 from lanac.targets import LATENCY, Timing, time_interleaved
 
@@ -70,7 +71,7 @@ class TimeFinalists:
         program, target = compilation.need("program"), compilation.target
         inputs = target_inputs(program, target.batch)
         networks = [program.teacher]
-        networks += [assemble_student(compilation, item.plan.ops) for item in finalists]
+        networks += [folded(assemble_student(compilation, item.plan.ops)) for item in finalists]
         runs = [
             onnxruntime.timed_run(
                 onnxruntime.export_for_timing(network, inputs), inputs, target.threads

@@ -8,6 +8,9 @@ import sqlite3
 
 import pytest
 
+from lanac.ops.pool import known_pool_names
+
+POOLS = ", ".join(known_pool_names())
 NEEDS = """a model file needs at least
 
     def model():       # the trained teacher, a torch.nn.Module
@@ -275,9 +278,8 @@ class TestNames:
              "in fp16"),
             (("--target", "cpu:b0"), "target 'cpu:b0': the batch must be at least 1, got 'b0'"),
             (("--pool", "defualt"), "unknown pool or op family 'defualt'. Did you mean 'default'? "
-             "Known: cb_bottle, default, efn, identity, skip, slim, teacher."),
-            (("--pool", ","), "pool ',' is empty; known: cb_bottle, default, efn, identity, skip, "
-             "slim, teacher"),
+             f"Known: {POOLS}."),
+            (("--pool", ","), f"pool ',' is empty; known: {POOLS}"),
             (("--emit", "onxx"), "unknown output 'onxx'. Did you mean 'onnx'? "
              "Known: onnx, pytorch."),
             (("--emit", ""), "no output is asked for; known: onnx, pytorch"),

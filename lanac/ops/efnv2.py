@@ -1,0 +1,63 @@
+"""Fused inverted residuals: one dense convolution expands (EfficientNetV2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import product
+
+from torch import nn
+
+from lanac.ir import OpSpec
+from lanac.ops.base import Counts, SlotView
+from lanac.ops.layers import (
+    Residual,
+    SqueezeExcite,
+    conv_norm,
+    conv_norm_counts,
+    share,
+    total,
+)
+
+
+class Efnv2Family:
+    """Paper, section 3, `efnv2`: e in {1, 3, 6}, k in {1, 3, 5}, se in {0 (none), 0.04, 0.025}.
+
+    Without expansion too, the convolution is followed by its projection. EfficientNetV2 itself has a
+    single convolution there, which ends in an activation: it could not give a slot the negative
+    values of a linear bottleneck, and squeeze-excite would have no place. One convolution alone is
+    in the pool as `cb_res`.
+    """
+
+    name = "efnv2"
+    equation = "y = [x +] BN PW( SE( act BN Conv_k,e(x) ) )"
+
+    def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
+        if view.stride is None:
+            return []
+        grid = product((1, 3, 6), (1, 3, 5), (0, 0.04, 0.025))
+        return [OpSpec.of(self.name, e=e, k=k, se=se) for e, k, se in grid]
+
+    def build(self, op: OpSpec, view: SlotView) -> nn.Module:
+        before, after = view.input_spec.channels, view.output_spec.channels
+        kernel, ratio = int(op.number("k")), op.number("se")
+        inner = before * int(op.number("e"))
+        layers = [*conv_norm(before, inner, kernel, stride=view.stride or 1), nn.SiLU()]
+        if ratio > 0:
+            layers.append(SqueezeExcite(inner, share(inner, ratio)))
+        layers += conv_norm(inner, after, 1)
+        return Residual(nn.Sequential(*layers), skip=view.slot.keeps_shape, relu=view.ends_in_relu)
+
+    def count(self, op: OpSpec, view: SlotView) -> Counts:
+        before, after = view.input_spec.channels, view.output_spec.channels
+        kernel, ratio, outputs = int(op.number("k")), op.number("se"), view.output_spec
+        inner = before * int(op.number("e"))
+        layers = [
+            conv_norm_counts(before, inner, kernel, outputs),
+            conv_norm_counts(inner, after, 1, outputs),
+        ]
+        if ratio > 0:
+            layers.append(SqueezeExcite.counts(inner, share(inner, ratio)))
+        return total(*layers)
+
+
+FAMILY = Efnv2Family()
