@@ -91,6 +91,25 @@ def show_writes(module: nn.Module, graph: fx.Graph) -> None:
                     reader.replace_input_with(written, node)
 
 
+_VIEWS: Mapping[object, Any] = {
+    "view": "reshape",
+    "view_as": "reshape_as",
+    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
+}
+
+
+def views_to_reshapes(module: nn.Module, graph: fx.Graph) -> None:
+    """A slot's op may give another memory format than the teacher's, of which there is no view.
+
+    Where there is one, a reshape is a view. What is written through a view stays as it is.
+    """
+    for node in graph.nodes:
+        is_dtype = len(node.args) == 2 and isinstance(node.args[1], torch.dtype)
+        is_written = any(user.args[0] is node and is_in_place(module, user) for user in node.users)
+        if node.target in _VIEWS and not is_dtype and not node.kwargs and not is_written:
+            node.target = _VIEWS[node.target]
+
+
 def write_into_copies(module: fx.GraphModule, hidden_reads: Collection[tuple[str, str]]) -> bool:
     """Lets items be written into a copy where nobody sees the difference; whether any are.
 

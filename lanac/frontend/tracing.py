@@ -23,6 +23,7 @@ from lanac.frontend.cleanup import (
     remove_asserts,
     show_writes,
     switch_calls,
+    views_to_reshapes,
     write_into_copies,
 )
 from lanac.frontend.exporting import export_graph
@@ -161,6 +162,7 @@ def _exported(
             "forward(), or into a module of its own, which lanac then keeps as it is."
         ) from error
     show_writes(module, module.graph)
+    views_to_reshapes(module, module.graph)
     module.graph.eliminate_dead_code(lambda node: has_effect(module, node))
     return (
         module,
@@ -187,6 +189,7 @@ def _symbolic_trace(model: nn.Module, tracer: ShapeTracer) -> fx.GraphModule:
     module.train(model.training)
     remove_asserts(graph)
     show_writes(module, graph)
+    views_to_reshapes(module, graph)
     graph.eliminate_dead_code(lambda node: has_effect(module, node))
     return module
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lanac.frontend.build import build_program
 from lanac.frontend.cleanup import SwitchedCall
 from lanac.frontend.tracing import trace
 
@@ -139,3 +140,56 @@ def test_state_is_written_in_place() -> None:
     module = trace(model, (torch.ones(2, 4),)).module
     module(torch.full((2, 4), 3.0))
     assert float(model.last[0]) == 24
+
+
+class Rows(nn.Module):
+    """Views that exist for maps with channels last only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 3, padding=1)
+        self.rows = nn.Linear(8, 8)
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        b, c, h, w = x.shape
+        rows = x.permute(0, 2, 3, 1).view(b * h * w, c)
+        rows = rows + self.rows(rows)
+        return self.head(rows.view(b, h, w, c).permute(0, 3, 1, 2))
+
+
+def test_channels_last_is_carried_through_and_other_formats_fit_too() -> None:
+    model = Rows().to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    x = torch.randn(2, 3, 6, 6).to(memory_format=torch.channels_last)
+    program = build_program(model, (x,))
+    assert [slot.name for slot in program.slots] == ["body", "rows"]
+    assert program.teacher(x).is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(program.split()(x), model(x))
+    # The slot `body` ends in rows of pixels; its own are a view that exists in that format only.
+    student = program.rewrite({"body": Contiguous()})
+    rows = Contiguous()(x).reshape(72, 8)
+    rows = rows + model.rows(rows)
+    expected = model.head(rows.reshape(2, 6, 6, 8).permute(0, 3, 1, 2))
+    torch.testing.assert_close(student(x), expected)
+
+
+class Contiguous(nn.Module):
+    """(B, 3, H, W) -> (B, H, W, 8), of which no view has all pixels in one dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :1].expand(-1, 8, -1, -1).contiguous().permute(0, 2, 3, 1)
+
+
+def test_a_view_that_is_written_through_and_one_of_other_types_stay() -> None:
+    class Views(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * 2
+            y.view(-1).mul_(3)
+            return y.view(torch.int32).view(torch.float32).view(x.shape[0], -1).view_as(y)
+
+    x = torch.randn(2, 4)
+    module = trace(Views(), (x,)).module
+    assert torch.equal(module(x), Views()(x))
+    methods = [node.target for node in module.graph.nodes if node.op == "call_method"]
+    assert methods == ["view", "mul_", "view", "view", "reshape", "reshape_as"]
