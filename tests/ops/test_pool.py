@@ -17,7 +17,7 @@ from lanac.ops.pool import (
     parse_pool,
 )
 
-KNOWN = "Known: bot, cb_bottle, default, efn, identity, skip, slim, teacher, vit."
+KNOWN = "Known: bot, cb_bottle, default, efn, identity, lambda, skip, slim, teacher, vit."
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_an_empty_pool(text: str) -> None:
     with pytest.raises(PoolError) as caught:
         parse_pool(text)
     assert str(caught.value) == (
-        f"pool {text!r} is empty; known: bot, cb_bottle, default, efn, identity, skip, slim, teacher, vit"
+        f"pool {text!r} is empty; known: bot, cb_bottle, default, efn, identity, lambda, skip, slim, teacher, vit"
     )
     assert known_pool_names() == sorted(known_pool_names())
 
