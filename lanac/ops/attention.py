@@ -60,7 +60,7 @@ def patch_size(height: int, width: int) -> int:
 def key_pooling(height: int, width: int) -> int:
     """Side of the squares that share a key, so that there are at most `FULL_TOKENS`² scores.
 
-    At least 7 x 7 keys are left where the map is that large.
+    The limit is never below 49 keys, so that very large maps keep some 7 x 7 of them.
     """
     pooling, keys = 1, max(FULL_TOKENS**2 // (height * width), 49)
     while _cells(height, width, pooling) > keys:

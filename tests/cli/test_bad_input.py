@@ -275,9 +275,9 @@ class TestNames:
              "in fp16"),
             (("--target", "cpu:b0"), "target 'cpu:b0': the batch must be at least 1, got 'b0'"),
             (("--pool", "defualt"), "unknown pool or op family 'defualt'. Did you mean 'default'? "
-             "Known: cb_bottle, default, efn, identity, skip, slim, teacher."),
-            (("--pool", ","), "pool ',' is empty; known: cb_bottle, default, efn, identity, skip, "
-             "slim, teacher"),
+             "Known: bot, cb_bottle, default, efn, identity, lambda, skip, slim, teacher, vit."),
+            (("--pool", ","), "pool ',' is empty; known: bot, cb_bottle, default, efn, identity, "
+             "lambda, skip, slim, teacher, vit"),
             (("--emit", "onxx"), "unknown output 'onxx'. Did you mean 'onnx'? "
              "Known: onnx, pytorch."),
             (("--emit", ""), "no output is asked for; known: onnx, pytorch"),

@@ -168,7 +168,16 @@ def test_aligned_is_the_nearest_multiple_of_eight(channels: float) -> None:
 
 
 def test_every_family_is_documented_by_an_equation() -> None:
-    assert FAMILIES.names() == ("bot", "cb_bottle", "efn", "identity", "lambda", "slim", "teacher", "vit")
+    assert FAMILIES.names() == (
+        "bot",
+        "cb_bottle",
+        "efn",
+        "identity",
+        "lambda",
+        "slim",
+        "teacher",
+        "vit",
+    )
     for family in FAMILIES:
         assert family.equation.startswith("y = ")
         assert parse_op(str(OpSpec(family.name))) == OpSpec(family.name)

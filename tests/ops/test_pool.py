@@ -54,7 +54,8 @@ def test_an_empty_pool(text: str) -> None:
     with pytest.raises(PoolError) as caught:
         parse_pool(text)
     assert str(caught.value) == (
-        f"pool {text!r} is empty; known: bot, cb_bottle, default, efn, identity, lambda, skip, slim, teacher, vit"
+        f"pool {text!r} is empty; known: bot, cb_bottle, default, efn, identity, lambda, skip, "
+        "slim, teacher, vit"
     )
     assert known_pool_names() == sorted(known_pool_names())
 
