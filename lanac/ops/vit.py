@@ -91,11 +91,11 @@ class MapTransformer(nn.Module):
         y: Tensor = self.project(tokens.transpose(1, 2).reshape_as(grid))
         if self.patch == 1:
             return y
-        height, width = (
-            (x.shape[2] + self.stride - 1) // self.stride,
-            (x.shape[3] + self.stride - 1) // self.stride,
-        )
-        return y[:, :, :height, :width]
+        # Patches may reach beyond the border of the map.
+        return y[:, :, : self._strided(x.shape[2]), : self._strided(x.shape[3])]
+
+    def _strided(self, size: int) -> int:
+        return size if self.stride == 1 else (size + (self.stride - 1)) // self.stride
 
 
 class TokenTransformer(nn.Sequential):
