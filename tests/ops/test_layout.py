@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from lanac.frontend.partition import partition
+from lanac.frontend.tracing import trace
 from lanac.ops import SlotView
 from lanac.ops.layout import features_last
 
@@ -112,3 +115,19 @@ def test_the_kind_of_a_slot(
 def test_a_map_with_channels_last_has_no_stride(make_view: MakeView) -> None:
     """Its shape is that of a stride of one, but a convolution would mix rows for channels."""
     assert make_view(nn.LayerNorm(6), torch.zeros(2, 5, 7, 6)).stride is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("vit_tiny_patch16_224", {"map": 1, "tokens": 24, None: 1}),
+        ("swin_tiny_patch4_window7_224", {"map": 1, "grid": 12, "tokens": 12, None: 4}),
+        ("convnext_atto", {"map": 16, None: 1}),
+        ("poolformer_s12", {"map": 16, None: 1}),
+    ],
+)
+def test_the_slots_of_timms_networks(name: str, kinds: dict[str | None, int]) -> None:
+    timm = pytest.importorskip("timm")
+    program = partition(trace(timm.create_model(name).eval(), (torch.zeros(2, 3, 224, 224),)))
+    assert Counter(SlotView.of(program, slot).kind for slot in program.slots) == kinds
