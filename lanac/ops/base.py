@@ -49,24 +49,6 @@ class SlotView:
         return self.slot.output_spec
 
     @cached_property
-    def ends_in_relu(self) -> bool:
-        """Whether the teacher's op ends in ReLU: a candidate then does too, at no cost."""
-        last = next(reversed(self.teacher.graph.nodes)).all_input_nodes[0]
-        if last.op == "call_module":
-            return isinstance(self.teacher.get_submodule(str(last.target)), nn.ReLU)
-        return last.target in (F.relu, torch.relu, "relu", "relu_")
-
-    @cached_property
-    def inner_specs(self) -> dict[str, TensorSpec]:
-        """Specs of the teacher op's inner tensors by node name, found by running it on zeros."""
-        # Two samples: one would hide which dimension is the batch where others are one too.
-        spec = self.input_spec.with_batch(2)
-        parameter = next(self.teacher.parameters(), None)
-        device = parameter.device if parameter is not None else torch.device("cpu")
-        zeros = torch.zeros(spec.shape, dtype=spec.dtype, device=device)
-        return record_specs(self.teacher, (zeros,))[0]
-
-    @cached_property
     def kind(self) -> Kind | None:
         """What the slot maps to its like; None where input and output are not of one kind.
 
@@ -83,6 +65,24 @@ class SlotView:
         if before[1:-1] != after[1:-1] or last is False:
             return None
         return "grid" if len(before) == 4 else "tokens"
+
+    @cached_property
+    def ends_in_relu(self) -> bool:
+        """Whether the teacher's op ends in ReLU: a candidate then does too, at no cost."""
+        last = next(reversed(self.teacher.graph.nodes)).all_input_nodes[0]
+        if last.op == "call_module":
+            return isinstance(self.teacher.get_submodule(str(last.target)), nn.ReLU)
+        return last.target in (F.relu, torch.relu, "relu", "relu_")
+
+    @cached_property
+    def inner_specs(self) -> dict[str, TensorSpec]:
+        """Specs of the teacher op's inner tensors by node name, found by running it on zeros."""
+        # Two samples: one would hide which dimension is the batch where others are one too.
+        spec = self.input_spec.with_batch(2)
+        parameter = next(self.teacher.parameters(), None)
+        device = parameter.device if parameter is not None else torch.device("cpu")
+        zeros = torch.zeros(spec.shape, dtype=spec.dtype, device=device)
+        return record_specs(self.teacher, (zeros,))[0]
 
     @cached_property
     def stride(self) -> int | None:
