@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,12 @@ from torch import Tensor, fx, nn
 
 from lanac.errors import PoolError
 from lanac.ir import OpSpec, Program, Slot, TensorSpec, record_specs
+from lanac.ops.layout import features_last
 from lanac.registry import Registry
+
+Kind = Literal["map", "tokens", "grid"]
+"""Feature maps (B, C, H, W); tokens (B, N, C), as many out as in; feature maps with the channels
+last (B, H, W, C), as Swin has them, of one size."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,24 @@ class SlotView:
         return self.slot.output_spec
 
     @cached_property
+    def kind(self) -> Kind | None:
+        """What the slot maps to its like; None where input and output are not of one kind.
+
+        Rank and shape decide, and of the layers that read the input, whether its features stand in
+        the second or in the last dimension. Where no layer tells, (B, X, Y) are tokens and
+        (B, X, Y, Z) a map.
+        """
+        before, after = self.input_spec.shape, self.output_spec.shape
+        if len(before) != len(after) or len(before) not in (3, 4):
+            return None
+        last = features_last(self.teacher)
+        if len(before) == 4 and not last:
+            return "map"
+        if before[1:-1] != after[1:-1] or last is False:
+            return None
+        return "grid" if len(before) == 4 else "tokens"
+
+    @cached_property
     def ends_in_relu(self) -> bool:
         """Whether the teacher's op ends in ReLU: a candidate then does too, at no cost."""
         last = next(reversed(self.teacher.graph.nodes)).all_input_nodes[0]
@@ -65,10 +88,10 @@ class SlotView:
     def stride(self) -> int | None:
         """The stride of a convolution that maps input to output; None where there is none.
 
-        A kxk convolution with padding (k-1)/2 maps H to ceil(H / stride).
+        A kxk convolution with padding (k-1)/2 maps H to ceil(H / stride). Only a `map` has one.
         """
         before, after = self.input_spec, self.output_spec
-        if before.rank != 4 or after.rank != 4:
+        if self.kind != "map":
             return None
         for stride in (1, 2, 4):
             if all(
