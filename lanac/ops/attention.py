@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lanac.ops.base import Counts
-
 FULL_TOKENS = 1024
 """Up to 32 x 32 positions all attend to all. Beyond, the number of scores is kept near its square:
 they would grow with the fourth power of the resolution (112 x 112: 10 GB a sample with 16 heads)."""
@@ -70,26 +68,3 @@ def key_pooling(height: int, width: int) -> int:
 
 def _cells(height: int, width: int, side: int) -> int:
     return -(-height // side) * -(-width // side)
-
-
-def conv_counts(
-    positions: int, inputs: int, outputs: int, kernel: int = 1, groups: int = 1, bias: bool = False
-) -> Counts:
-    """A convolution with square kernel that computes so many positions; a linear layer, too."""
-    weights = inputs // groups * outputs * kernel**2
-    return Counts(weights + outputs * bias, 2 * positions * weights)
-
-
-def attention_counts(queries: int, keys: int, channels: int) -> Counts:
-    """Scores and weighted sums of all heads together, `channels` wide."""
-    return Counts(0, 4 * queries * keys * channels)
-
-
-def norm_counts(channels: int) -> Counts:
-    """Batch norm or layer norm: scale and shift; no flops are counted."""
-    return Counts(2 * channels, 0)
-
-
-def total(*parts: Counts) -> Counts:
-    """The sum of all parts."""
-    return Counts(sum(part.params for part in parts), sum(part.flops for part in parts))

@@ -9,15 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lanac.ir import OpSpec
-from lanac.ops.attention import (
-    PositionConv,
-    attention_counts,
-    conv_counts,
-    key_pooling,
-    norm_counts,
-    total,
-)
+from lanac.ops.attention import PositionConv, key_pooling
 from lanac.ops.base import Counts, SlotView
+from lanac.ops.counts import attention_counts, conv_counts, norm_counts, total
 from lanac.ops.layers import Residual, aligned, conv_norm
 
 HEADS = 4

@@ -9,7 +9,8 @@ from torch import nn
 
 from lanac.ir import OpSpec
 from lanac.ops.base import Counts, SlotView
-from lanac.ops.layers import WIDTHS, Residual, conv_norm, conv_norm_counts, share, total
+from lanac.ops.counts import conv_norm_counts, total
+from lanac.ops.layers import WIDTHS, Residual, conv_norm, share
 
 
 class CbBottleFamily:

@@ -8,7 +8,8 @@ from torch import nn
 
 from lanac.ir import OpSpec
 from lanac.ops.base import Counts, SlotView
-from lanac.ops.layers import Residual, conv_norm, conv_norm_counts
+from lanac.ops.counts import conv_norm_counts
+from lanac.ops.layers import Residual, conv_norm
 
 
 class CbResFamily:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lanac.errors import PoolError
 from lanac.ir import OpSpec
 from lanac.ops.base import Counts, SlotView
-from lanac.ops.layers import Residual, conv_norm, conv_norm_counts, total
+from lanac.ops.counts import conv_norm_counts, total
+from lanac.ops.layers import Residual, conv_norm
 
 SHUFFLE, SHIFT = "shuffle", "shift"
 _GROUPS = 4  # of the convolutions around a shuffle, at most

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lanac.ir import OpSpec
-from lanac.ops.attention import conv_counts, norm_counts, total
 from lanac.ops.base import Counts, SlotView
 from lanac.ops.bot import EXPANSIONS
+from lanac.ops.counts import conv_counts, norm_counts, total
 from lanac.ops.layers import Residual, aligned, conv_norm
 
 HEADS = 4

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 
-from lanac.ir import TensorSpec
 from lanac.ops.base import Counts
 
 WIDTHS = (0.0625, 0.1, 0.125, 0.2, 0.25, 0.5, 1, 2, 3, 4)
@@ -23,19 +20,6 @@ def conv_norm(
         ),
         nn.BatchNorm2d(out_channels),
     ]
-
-
-def conv_norm_counts(
-    in_channels: int, out_channels: int, kernel: int, outputs: TensorSpec, *, groups: int = 1
-) -> Counts:
-    """What `conv_norm` costs; of `outputs`, what leaves it, the height and width count."""
-    weights = in_channels // groups * out_channels * kernel**2
-    return Counts(weights + 2 * out_channels, 2 * weights * math.prod(outputs.spatial))
-
-
-def total(*parts: Counts) -> Counts:
-    """What several layers cost together."""
-    return Counts(sum(part.params for part in parts), sum(part.flops for part in parts))
 
 
 def share(channels: int, width: float) -> int:

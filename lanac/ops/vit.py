@@ -8,16 +8,9 @@ from itertools import product
 from torch import Tensor, nn
 
 from lanac.ir import OpSpec
-from lanac.ops.attention import (
-    PositionConv,
-    SelfAttention,
-    attention_counts,
-    conv_counts,
-    norm_counts,
-    patch_size,
-    total,
-)
+from lanac.ops.attention import PositionConv, SelfAttention, patch_size
 from lanac.ops.base import Counts, SlotView
+from lanac.ops.counts import attention_counts, conv_counts, norm_counts, total
 from lanac.ops.layers import Residual, aligned
 
 MLP_RATIO = 4
