@@ -18,8 +18,10 @@ from lanac.frontend.tracing import run_model
 from lanac.instruments import Instruments
 from lanac.ir import OpSpec
 from lanac.ops.base import Family
+from lanac.ops.own import own_families
 from lanac.ops.pool import parse_pool
 from lanac.passes import (
+    CheckOps,
     DistillCandidates,
     EmitStudent,
     EnumeratePool,
@@ -82,6 +84,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
     metric: Callable[..., Any] | None = None,
     example_inputs: Any = None,
     pool: str = "default",
+    ops: Sequence[Family | type[Family]] = (),
     emit: str | Sequence[str] = ("pytorch", "onnx"),
     granularity: str = "block",
     only: Sequence[str] = (),
@@ -111,6 +114,8 @@ def compile(  # the name that users expect; nothing here needs the builtin
         example_inputs: a tensor, a tuple or a dict of tensors, as in a sample; default: taken from
             `train_data`.
         pool: pool names, families and ops, separated by commas.
+        ops: your own op families, objects or classes, for this run alone; those that `pool` does not
+            name join it.
         emit: names of the outputs.
         granularity: `block`: a residual block is one slot; `layer`: a convolution or linear layer
             with its norm and activation is one.
@@ -130,7 +135,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
     settings = settings or Settings()
     # Whatever can be refused is refused before any work is done.
     budgets, outputs = parse_budgets(budget), parse_outputs(emit)
-    members = parse_pool(pool)
+    members = parse_pool(pool, own_families(ops))
     begun = begin(
         model,
         train_data=train_data,
@@ -142,6 +147,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
         loss=loss,
         metric=metric,
         example_inputs=example_inputs,
+        ops=ops,
         granularity=granularity,
         only=only,
         skip=skip,
@@ -167,6 +173,7 @@ def begin(
     loss: Callable[..., Any] | None = None,
     metric: Callable[..., Any] | None = None,
     example_inputs: Any = None,
+    ops: Sequence[Family | type[Family]] = (),
     granularity: str = "block",
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -180,7 +187,7 @@ def begin(
     The arguments are those of `compile`; the result is what `run_passes` goes on from.
     """
     budgets = parse_budgets(budget)
-    options = SlotOptions(granularity, tuple(only), tuple(skip))
+    options, families = SlotOptions(granularity, tuple(only), tuple(skip)), own_families(ops)
     parsed_target, training_device = parse_target(target), pick_device(device)
     task = build_task(model, train_data, val_data, loss, metric, held_out, seed)
     example = example_tensors(task, example_inputs)
@@ -199,6 +206,7 @@ def begin(
         seed=seed,
         instruments=instruments or Instruments(),
         fingerprints={"data": task.train.fingerprint()},
+        families=families,
     )
     traced = run_passes(start, [TraceProgram(model, task.train.names, options)])
     claim_folder(folder, traced.fingerprints["teacher"])
@@ -211,6 +219,7 @@ def preparation(
     """The passes that all students of a teacher share, in order: pool to scores."""
     return [
         EnumeratePool(tuple(members)),
+        CheckOps(),
         MeasureCosts(),
         PrunePool(),
         CheckBudgets(tuple(budgets)),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lanac.backends import onnxruntime
-from lanac.compilation import Compilation
+from lanac.compilation import Compilation, Dropped
 from lanac.errors import BackendError
 from lanac.ir import IDENTITY, TEACHER, OpSpec, Program, Slot, TensorSpec, signature
 from lanac.targets import time_interleaved
@@ -41,12 +41,14 @@ class Latencies:
         constant: what lies outside the slots, and the runtime's own call.
         teacher: the whole teacher.
         error: mean relative error of the sum of parts over whole networks.
+        failed: the ops that cannot be timed.
     """
 
     costs: dict[str, dict[OpSpec, float]]
     constant: float
     teacher: float
     error: float
+    failed: tuple[Dropped, ...] = ()
 
 
 def measure_latencies(
@@ -84,12 +86,14 @@ class _Measurement:
             }
             for slot in self.program.slots
         }
+        self._op_keys = {part.key for ops in self.parts.values() for part in ops.values()}
         outside = self.program.outside()
         self.rest: Part | None = None
         if outside is not None:
             specs = tuple(spec.with_batch(batch) for spec in outside[1])
             self.rest = _part(compilation, outside[0], specs)
         self.times: dict[str, float] = {}
+        self.failures: dict[str, str] = {}
 
     def time_parts(self, rounds: int) -> None:
         distinct = {part.key: part for ops in self.parts.values() for part in ops.values()}
@@ -134,7 +138,17 @@ class _Measurement:
         costs = {
             name: {op: factor * cost for op, cost in ops.items()} for name, ops in costs.items()
         }
-        return Latencies(costs, constant, teacher, model.error)
+        return Latencies(costs, constant, teacher, model.error, self._failed())
+
+    def _failed(self) -> tuple[Dropped, ...]:
+        return tuple(
+            Dropped(
+                name, op, f"op {op} of slot {name!r} cannot be timed: {self.failures[part.key]}"
+            )
+            for name, ops in self.parts.items()
+            for op, part in ops.items()
+            if part.key in self.failures
+        )
 
     @property
     def _call_ms(self) -> float:
@@ -179,9 +193,10 @@ class _Measurement:
 
     def _network(self, plan: Mapping[str, OpSpec]) -> Part:
         modules = {name: self.modules[name][op] for name, op in plan.items() if op != TEACHER}
-        ops = [(slot.nodes, str(plan[slot.name])) for slot in self.program.slots]
-        key = key_of("network", self.whole.key, ops, self.compilation.seed)
-        return Part(key, self.program.rewrite(modules), self.inputs)
+        key = self.compilation.families.key
+        ops = [(slot.nodes, key(plan[slot.name])) for slot in self.program.slots]
+        name = key_of("network", self.whole.key, ops, self.compilation.seed)
+        return Part(name, self.program.rewrite(modules), self.inputs)
 
     def _time(self, parts: Sequence[Part], rounds: int, what: str) -> None:
         """Adds milliseconds by key; what was measured before is taken from the workspace.
@@ -213,9 +228,9 @@ class _Measurement:
                         runs.append(self._run(part))
                         kept.append(part)
                     except BackendError as error:
-                        self.compilation.instruments.warn(
-                            f"dropped an op that cannot be timed: {error}"
-                        )
+                        self.failures[part.key] = str(error)
+                        if part.key not in self._op_keys:
+                            self.compilation.instruments.warn(f"not timed: {error}")
                 reference, *times = time_interleaved(
                     runs, threads=threads, rounds=rounds, progress=lambda _: advance(1)
                 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lanac.compilation import Compilation
+from lanac.compilation import Compilation, Dropped
 from lanac.errors import PoolError
 from lanac.ir import TEACHER, OpSpec, Program, TensorSpec, signature
 from lanac.ops.base import SlotView
@@ -48,7 +48,8 @@ class MeasureCosts:
 
     def run(self, compilation: Compilation) -> Compilation:
         program, pool = compilation.need("program"), compilation.need("pool")
-        modules, pool = _build_all(compilation, program, pool)
+        modules, pool, failed = _build_all(compilation, program, pool)
+        compilation = compilation.dropping(failed)
         counted = _count(compilation, program, pool, modules)
         constants, teacher = _count_whole(compilation, program, counted)
         how = dict.fromkeys(counted, "counted")
@@ -59,6 +60,7 @@ class MeasureCosts:
             costs[LATENCY], constants[LATENCY] = latency.costs, latency.constant
             teacher[LATENCY], how[LATENCY] = latency.teacher, "measured"
             error = latency.error
+            compilation = compilation.dropping(latency.failed)
             pool = {
                 name: tuple(op for op in ops if op in latency.costs[name])
                 for name, ops in pool.items()
@@ -68,18 +70,20 @@ class MeasureCosts:
 
 def _build_all(
     compilation: Compilation, program: Program, pool: Pool
-) -> tuple[dict[str, dict[OpSpec, nn.Module]], Pool]:
-    """Every op of the pool as a module; ops that cannot be built are dropped and named."""
+) -> tuple[dict[str, dict[OpSpec, nn.Module]], Pool, list[Dropped]]:
+    """Every op of the pool as a module; the pool without those that cannot be built; and those."""
     modules: dict[str, dict[OpSpec, nn.Module]] = {}
+    failed = []
     for slot in program.slots:
         view = SlotView.of(program, slot)
         modules[slot.name] = {TEACHER: view.teacher}
         for op in pool[slot.name]:
             try:
-                modules[slot.name].setdefault(op, build_op(op, view, compilation.seed))
+                module = build_op(op, view, compilation.seed, compilation.families)
+                modules[slot.name].setdefault(op, module)
             except PoolError as error:
-                compilation.instruments.warn(f"dropped: {error}")
-    return modules, {name: tuple(ops) for name, ops in modules.items()}
+                failed.append(Dropped(slot.name, op, str(error)))
+    return modules, {name: tuple(ops) for name, ops in modules.items()}, failed
 
 
 def _count(

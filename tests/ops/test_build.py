@@ -114,6 +114,5 @@ def test_an_op_that_gives_no_tensor(monkeypatch: pytest.MonkeyPatch, view: SlotV
             return x, x
 
     assert message_of(monkeypatch, view, Pair) == (
-        "op custom(w=2) fails on the input of slot 'a.slot', f32[N,4,6,6]: "
-        "AttributeError: 'tuple' object has no attribute 'shape'"
+        "op custom(w=2) in slot 'a.slot' gives a tuple, expected one tensor, f32[N,4,6,6]"
     )

@@ -95,13 +95,34 @@ def test_values_off_the_familys_grid_are_tried_too(program: Program) -> None:
     assert ops_of(program, 0, "efn(k=3,e=2,se=0.1)") == ["teacher", "efn(e=2,k=3,se=0.1)"]
 
 
-def test_options_that_the_family_does_not_have(program: Program) -> None:
+@pytest.mark.parametrize(
+    ("op", "message"),
+    [
+        (
+            "efn(e=3,kk=3,se=0)",
+            "unknown option of efn 'kk'. Did you mean 'k'? Known: e, k, se.",
+        ),
+        ("efn(e=3,se=0)", "option 'k' is missing; expected all, as in efn(e=1,k=1,se=0)"),
+        ("efn(e=3,k=3,se=0,k=5)", "option 'k' is given twice, expected once"),
+        (
+            "efn(e=three,k=3,se=0)",
+            "option 'e' is 'three', expected a whole number, as in efn(e=1,k=1,se=0)",
+        ),
+        (
+            "efn(e=1.5,k=3,se=0)",
+            "option 'e' is 1.5, expected a whole number, as in efn(e=1,k=1,se=0)",
+        ),
+        (
+            "efn(e=3,k=3,se=none)",
+            "option 'se' is 'none', expected a number, as in efn(e=1,k=1,se=0)",
+        ),
+        ("identity(x=1)", "identity takes no options"),
+    ],
+)
+def test_options_that_a_family_does_not_take(program: Program, op: str, message: str) -> None:
     with pytest.raises(PoolError) as caught:
-        ops_of(program, 0, "efn(e=1,kernel=3,se=0)")
-    assert str(caught.value) == (
-        "op 'efn(e=1,kernel=3,se=0)' has options ['e', 'kernel', 'se'], "
-        "family 'efn' takes ['e', 'k', 'se'], as in efn(e=1,k=1,se=0)"
-    )
+        ops_of(program, 1, op)
+    assert str(caught.value) == f"op {op!r}: {message}"
 
 
 def test_only_candidates_are_distilled() -> None:
