@@ -157,7 +157,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
         instruments=instruments,
     )
     with begun.workspace.lock("run", f"is working in {out}"):
-        prepared = run_passes(begun, preparation(members, budgets, settings))
+        prepared = run_passes(begun, preparation(members, budgets, settings, outputs))
         return _students(prepared, budgets, outputs, settings)
 
 
@@ -214,12 +214,15 @@ def begin(
 
 
 def preparation(
-    members: Sequence[OpSpec | Family], budgets: Sequence[Budget], settings: Settings
+    members: Sequence[OpSpec | Family],
+    budgets: Sequence[Budget],
+    settings: Settings,
+    outputs: Sequence[str] = ("pytorch",),
 ) -> list[Pass]:
     """The passes that all students of a teacher share, in order: pool to scores."""
     return [
         EnumeratePool(tuple(members)),
-        CheckOps(),
+        CheckOps(as_source="pytorch" in outputs),
         MeasureCosts(),
         PrunePool(),
         CheckBudgets(tuple(budgets)),

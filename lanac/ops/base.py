@@ -86,12 +86,8 @@ class Family(Protocol):
         equation: the op in one line, for documentation; may be left out.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def equation(self) -> str:
-        return ""
+    name: str
+    equation: str = ""
 
     def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
         """The family's ops for a slot; none where it does not fit."""

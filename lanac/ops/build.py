@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lanac.errors import PoolError
-from lanac.ir import OpSpec
+from lanac.ir import OpSpec, TensorSpec
 from lanac.ops.base import SlotView
 from lanac.ops.families import INSTALLED, Families
 
@@ -74,8 +74,7 @@ def check_op(op: OpSpec, module: nn.Module, view: SlotView) -> None:
     """
     here = f"op {op} in slot {view.slot.name!r}"
     spec = view.input_spec
-    generator = torch.Generator().manual_seed(0)
-    first, second = (_samples(spec.with_batch(3), generator) for _ in range(2))
+    first, second = (random_inputs(spec.with_batch(3), seed) for seed in range(2))
     second[0] = first[0]
     before = first.clone()
     output = _checked_output(op, module, view, first).clone()
@@ -100,10 +99,12 @@ def check_op(op: OpSpec, module: nn.Module, view: SlotView) -> None:
     _check_training(here, module, first)
 
 
-def _samples(spec: Any, generator: torch.Generator) -> Tensor:
-    if spec.dtype.is_floating_point:
-        return torch.randn(spec.shape, generator=generator, dtype=spec.dtype)
-    return torch.zeros(spec.shape, dtype=spec.dtype)
+def random_inputs(spec: TensorSpec, seed: int) -> Tensor:
+    """Normally distributed values; zeros where the type has no fractions."""
+    if not spec.dtype.is_floating_point:
+        return torch.zeros(spec.shape, dtype=spec.dtype)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(spec.shape, generator=generator, dtype=spec.dtype)
 
 
 @torch.no_grad()

@@ -129,6 +129,7 @@ def _parts(value: Any) -> list[Any] | None:
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
         return [value.__module__, value.__code__.co_code, value.__defaults__, cells]
     slots = [name for base in type(value).__mro__ for name in getattr(base, "__slots__", ())]
+    if not slots and not hasattr(value, "__dict__"):
+        return None
     fields = {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    fields |= getattr(value, "__dict__", {})
-    return [fields] if fields else None
+    return [fields | getattr(value, "__dict__", {})]

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from lanac.errors import FamilyError
 from lanac.ops.base import FAMILIES, Family
@@ -44,7 +43,7 @@ def families_in(module: ModuleType, path: Path) -> list[Family]:
     objects = [value for value in values if _is_users_object(value)]
     classes = [value for value in values if _is_class_of(value, module)]
     made = {type(value) for value in objects}
-    bases = {base for kind in classes for base in kind.__mro__[1:] if not _name_of(base)}
+    bases = {base for kind in classes for base in kind.__mro__[1:] if not hasattr(base, "name")}
     found = [*objects, *(_made(kind) for kind in classes if kind not in made | bases)]
     if not found:
         raise FamilyError(f"{path} defines no op family; {EXAMPLE}")
@@ -106,12 +105,6 @@ def _looks_like_a_family(kind: type) -> bool:
     return Family in kind.__mro__ or all(map(callable, methods))
 
 
-def _name_of(family: object) -> Any:
-    """Its name; None for what only `Family` itself or nothing at all gives."""
-    name = getattr(family, "name", None)
-    return None if isinstance(name, property) and name is vars(Family)["name"] else name
-
-
 def _made(kind: type[Family]) -> Family:
     """An object of the class."""
     where = described(kind)
@@ -136,7 +129,7 @@ def _made(kind: type[Family]) -> Family:
 
 
 def _check(family: Family, where: str) -> None:
-    name = _name_of(family)
+    name: object = getattr(family, "name", None)
     if name is None:
         raise FamilyError(f"{where} has no name; expected one, such as name = 'blur', for --pool")
     if not isinstance(name, str) or re.fullmatch(r"[A-Za-z_]\w*", name) is None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from torch import fx
+from torch import fx, nn
 
+from lanac.backends import onnxruntime
 from lanac.backends.pytorch import write_source
 from lanac.compilation import Compilation, Dropped
 from lanac.errors import BackendError, FamilyError, PoolError
 from lanac.ir import OpSpec
 from lanac.ops.base import SlotView
-from lanac.ops.build import build_op, check_op
+from lanac.ops.build import build_op, check_op, random_inputs
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,12 @@ class CheckOps:
 
     An op that fails for a slot is dropped and named. One that the user brought to this run and that
     works in no slot is a mistake in it, and ends the run.
+
+    Attributes:
+        as_source: whether the student will be written as PyTorch source.
     """
 
+    as_source: bool = True
     name = "check_ops"
     needs = ("program", "pool")
     provides = ("pool",)
@@ -35,7 +41,7 @@ class CheckOps:
             view = SlotView.of(compilation.need("program"), slot)
             working = []
             for op in compilation.need("pool")[slot.name]:
-                reason = _reason_against(compilation, op, view)
+                reason = self._reason_against(compilation, op, view)
                 if reason is None:
                     working.append(op)
                 else:
@@ -49,21 +55,52 @@ class CheckOps:
                 raise FamilyError(_refusal(compilation, op, by_slot))
         return compilation.dropping(failed).having(pool=pool)
 
-
-def _reason_against(compilation: Compilation, op: OpSpec, view: SlotView) -> str | None:
-    """Why an op is not fit for a slot; None where it is, or where its family is lanac's."""
-    families = compilation.families
-    if families.is_lanacs(op.family):
+    def _reason_against(self, compilation: Compilation, op: OpSpec, view: SlotView) -> str | None:
+        """Why an op is not fit for a slot; None where it is, or where its family is lanac's."""
+        if compilation.families.is_lanacs(op.family):
+            return None
+        try:
+            module = build_op(op, view, compilation.seed, compilation.families)
+            _check_calibrated(compilation, op, module, view)
+            check_op(op, copy.deepcopy(module), view)
+            self._check_emission(op, module, view)
+        except PoolError as error:
+            return str(error)
         return None
-    try:
-        module = build_op(op, view, compilation.seed, families)
-        write_source(fx.GraphModule({"op": module}, _calling("op")))
-        check_op(op, module, view)
-    except PoolError as error:
-        return str(error)
-    except BackendError as error:
-        return f"op {op} in slot {view.slot.name!r} cannot be written as source: {error}"
-    return None
+
+    def _check_emission(self, op: OpSpec, module: nn.Module, view: SlotView) -> None:
+        """ONNX is needed in any case: that is what is timed."""
+        here = f"op {op} in slot {view.slot.name!r}"
+        inputs = (random_inputs(view.input_spec.with_batch(1), seed=0),)
+        try:
+            onnxruntime.session(onnxruntime.export_for_timing(module, inputs), threads=1)
+        except BackendError as error:
+            raise PoolError(f"{here} does not run as ONNX: {error}") from error
+        if not self.as_source:
+            return
+        try:
+            write_source(fx.GraphModule({"op": module}, _calling("op")), inputs)
+        except BackendError as error:
+            raise PoolError(f"{here}: {error}") from error
+
+
+def _check_calibrated(
+    compilation: Compilation, op: OpSpec, module: nn.Module, view: SlotView
+) -> None:
+    """What is trained was built with calibration data, and is loaded into what was built without."""
+    some = replace(view, calibration=random_inputs(view.input_spec.with_batch(8), seed=0))
+    calibrated = build_op(op, some, compilation.seed, compilation.families)
+    one, other = (
+        {name: tuple(value.shape) for name, value in built.state_dict().items()}
+        for built in (calibrated, module)
+    )
+    different = sorted(name for name in one.keys() | other if one.get(name) != other.get(name))
+    if different:
+        raise PoolError(
+            f"op {op} in slot {view.slot.name!r} has other weights with calibration data than "
+            f"without ({different[0]!r}: {one.get(different[0])}, {other.get(different[0])}); "
+            "expected the same names and shapes: only values may follow from view.calibration"
+        )
 
 
 def _calling(name: str) -> fx.Graph:
