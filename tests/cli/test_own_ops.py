@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
+import shlex
 import sqlite3
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -486,3 +489,26 @@ class TestLibrary:
         pools = [begun(Widen(), pool=pool).pool for pool in ("skip", "skip,widen")]
         assert pools[0] == pools[1]
         assert len(list(itertools.chain(*pools[0].values()))) == 7 + 4 + 4
+
+
+# The documentation -------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_documentation(lanac, tiny):
+    """The file and the command of docs/own-ops.md, on a tiny network."""
+    text = (Path(__file__).parents[2] / "docs" / "own-ops.md").read_text()
+    file, command = (
+        re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1] for language in ("python", "sh")
+    )
+    (tiny.parent / "my_ops.py").write_text(file)
+    words = shlex.split(command)[1:]
+    assert words[-2:] == ["--budget", "0.5x"]
+    outcome = lanac(*words[:-2], *FLOPS, "--pool", "identity")
+    assert (outcome.status, outcome.err) == (0, "")
+    # Ghosts in the six slots that convolutions can fill, affine in four of them; one ghost of the
+    # stem is not cheaper.
+    assert "26 of 27 ops are worth trying" in outcome.out
+    assert "distilling 15 ops" in outcome.out
+    plan = plan_of(tiny)
+    assert set(plan["own_ops"]) == {"ghost", "affine"}
+    assert plan["dropped"] == []
