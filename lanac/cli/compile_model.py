@@ -41,7 +41,9 @@ def compile_model(
     ] = None,
     pool: Annotated[
         str,
-        typer.Option(help="default, skip, families and single ops, separated by commas."),
+        typer.Option(
+            help="default, skip, families (also your own) and single ops, separated by commas."
+        ),
     ] = "default",
     ops: Ops = None,
     emit: Annotated[str, typer.Option(help="Outputs, separated by commas.")] = "pytorch,onnx",

@@ -68,12 +68,19 @@ def _checked_output(op: OpSpec, module: nn.Module, view: SlotView, inputs: Tenso
 def check_op(op: OpSpec, module: nn.Module, view: SlotView) -> None:
     """Raises PoolError where a built op would spoil a compilation later, or its results.
 
-    Each sample has to be mapped by itself, the same way each time, for any batch; the input is left
-    as it is; torch.fx traces it; it runs in training mode, with gradients where it has parameters.
-    The module is spoiled by this.
+    Its weights have to be its own; each sample has to be mapped by itself, the same way each time,
+    for any batch; the input is left as it is; torch.fx traces it; it runs in training mode, with
+    gradients where it has parameters. The module is spoiled by this.
     """
     here = f"op {op} in slot {view.slot.name!r}"
     spec = view.input_spec
+    teachers = {value.data_ptr() for value in view.teacher.state_dict().values() if value.numel()}
+    for name, value in module.state_dict().items():
+        if value.data_ptr() in teachers:
+            raise PoolError(
+                f"{here} shares the weight {name!r} with the teacher, which training would change; "
+                "let build() copy it, as by copy.deepcopy(view.teacher)"
+            )
     first, second = (random_inputs(spec.with_batch(3), seed) for seed in range(2))
     second[0] = first[0]
     before = first.clone()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from lanac.backends import onnxruntime
 from lanac.backends.pytorch import write_source
@@ -35,37 +35,50 @@ class CheckOps:
     provides = ("pool",)
 
     def run(self, compilation: Compilation) -> Compilation:
+        program, families = compilation.need("program"), compilation.families
+        pool: dict[str, tuple[OpSpec, ...]] = dict(compilation.need("pool"))
+        outside = {
+            name: [op for op in ops if not families.is_lanacs(op.family)]
+            for name, ops in pool.items()
+        }
+        count = sum(map(len, outside.values()))
+        if not count:
+            return compilation
         reasons: dict[OpSpec, dict[str, str]] = defaultdict(dict)
-        pool, failed = {}, []
-        for slot in compilation.need("program").slots:
-            view = SlotView.of(compilation.need("program"), slot)
-            working = []
-            for op in compilation.need("pool")[slot.name]:
-                reason = self._reason_against(compilation, op, view)
-                if reason is None:
-                    working.append(op)
-                else:
-                    reasons[op][slot.name] = reason
-                    failed.append(Dropped(slot.name, op, reason))
-            pool[slot.name] = tuple(working)
+        with compilation.instruments.progress(f"checking {count} ops", count) as advance:
+            for slot in program.slots:
+                view = SlotView.of(program, slot)
+                for op in outside[slot.name]:
+                    reason = self._reason_against(compilation, op, view)
+                    if reason is not None:
+                        reasons[op][slot.name] = reason
+                        pool[slot.name] = tuple(other for other in pool[slot.name] if other != op)
+                    advance(1)
         for op, by_slot in reasons.items():
-            if op.family in compilation.families.own and not any(
-                op in ops for ops in pool.values()
-            ):
-                raise FamilyError(_refusal(compilation, op, by_slot))
-        return compilation.dropping(failed).having(pool=pool)
+            works = any(op in ops for ops in pool.values())
+            if op.family in families.own and not works:
+                raise FamilyError(_refusal(families.own[op.family].where, by_slot))
+        dropped = [
+            Dropped(slot.name, op, reasons[op][slot.name])
+            for slot in program.slots
+            for op in outside[slot.name]
+            if slot.name in reasons[op]
+        ]
+        return compilation.dropping(dropped).having(pool=pool)
 
     def _reason_against(self, compilation: Compilation, op: OpSpec, view: SlotView) -> str | None:
-        """Why an op is not fit for a slot; None where it is, or where its family is lanac's."""
-        if compilation.families.is_lanacs(op.family):
-            return None
+        """Why an op is not fit for a slot; None where it is."""
+        before = {name: value.clone() for name, value in view.teacher.state_dict().items()}
         try:
             module = build_op(op, view, compilation.seed, compilation.families)
             _check_calibrated(compilation, op, module, view)
-            check_op(op, copy.deepcopy(module), view)
+            check_op(op, module, view)
+            module = build_op(op, view, compilation.seed, compilation.families)
             self._check_emission(op, module, view)
         except PoolError as error:
             return str(error)
+        finally:
+            _check_teacher(compilation, op, view, before)
         return None
 
     def _check_emission(self, op: OpSpec, module: nn.Module, view: SlotView) -> None:
@@ -75,7 +88,9 @@ class CheckOps:
         try:
             onnxruntime.session(onnxruntime.export_for_timing(module, inputs), threads=1)
         except BackendError as error:
-            raise PoolError(f"{here} does not run as ONNX: {error}") from error
+            raise PoolError(
+                f"{here} does not run as ONNX, as which every student is timed: {error}"
+            ) from error
         if not self.as_source:
             return
         try:
@@ -103,6 +118,21 @@ def _check_calibrated(
         )
 
 
+def _check_teacher(
+    compilation: Compilation, op: OpSpec, view: SlotView, before: Mapping[str, Tensor]
+) -> None:
+    """Raises where building an op has changed the teacher: nothing after that would be true."""
+    for name, value in view.teacher.state_dict().items():
+        same = value.shape == before[name].shape and torch.equal(value, before[name])
+        if not same and not before[name].isnan().any():
+            own = compilation.families.own.get(op.family)
+            raise FamilyError(
+                f"{own.where if own else f'the installed family {op.family!r}'}: op {op} in slot "
+                f"{view.slot.name!r} changes the teacher's weight {name!r}; let build() change a "
+                "copy, as copy.deepcopy(view.teacher)"
+            )
+
+
 def _calling(name: str) -> fx.Graph:
     """A network of one module."""
     graph = fx.Graph()
@@ -110,10 +140,8 @@ def _calling(name: str) -> fx.Graph:
     return graph
 
 
-def _refusal(compilation: Compilation, op: OpSpec, by_slot: Mapping[str, str]) -> str:
-    where = compilation.families.own[op.family].where
+def _refusal(where: str, by_slot: Mapping[str, str]) -> str:
     (first, *others) = by_slot.values()
-    message = f"{where}: {first}"
-    if others:
-        message += f". It works in none of the {len(by_slot)} slots that enumerate() gives it for"
-    return message
+    if not others:
+        return f"{where}: {first}"
+    return f"{where}: {first}. It works in none of the {len(by_slot)} slots that enumerate() gives it for"

@@ -354,6 +354,17 @@ BAD = {
         "('weight': (16, 16, 3, 3), (16, 16, 1, 1)); expected the same names and shapes: only "
         "values may follow from view.calibration",
     ),
+    "the teacher's own weights": (
+        ops_file(build="return nn.Sequential(view.teacher, nn.ReLU())"),
+        "op blur in slot 'blocks.0' shares the weight '0.blocks.0.conv1.weight' with the teacher, "
+        "which training would change; let build() copy it, as by copy.deepcopy(view.teacher)"
+        + NOWHERE,
+    ),
+    "a changed teacher": (
+        ops_file(build="next(view.teacher.parameters()).data.zero_(); return nn.Conv2d(16, 16, 1)"),
+        "op blur in slot 'blocks.0' changes the teacher's weight 'blocks.0.conv1.weight'; let "
+        "build() change a copy, as copy.deepcopy(view.teacher)",
+    ),
     "enumerate fails": (
         ops_file(listed="view.slot.size"),
         LISTED + "fails: AttributeError: 'Slot' object has no attribute 'size'",

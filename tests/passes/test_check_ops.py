@@ -125,6 +125,25 @@ def test_what_cannot_be_written_as_source_is_fine_where_none_is_asked_for(start,
         run_passes(compilation, [CheckOps()])
 
 
+def test_what_does_not_run_as_onnx_ends_the_run(start, monkeypatch):
+    def refuse(*_):
+        raise BackendError("no such operator")
+
+    monkeypatch.setattr(latency.onnxruntime, "export_for_timing", refuse)
+    with pytest.raises(FamilyError) as caught:
+        run_passes(start("flops=0.6x", "skip", ops=[Picky(listed=EQUAL[:1])]), [CheckOps(False)])
+    assert str(caught.value).endswith(
+        ", class Picky: op picky(k=3) in slot 'blocks.0' does not run as ONNX, as which every "
+        "student is timed: no such operator"
+    )
+
+
+def test_lanacs_own_ops_are_not_tried(start, monkeypatch):
+    monkeypatch.setattr("lanac.passes.check_ops.build_op", lambda *_: pytest.fail("tried"))
+    compilation = start("flops=0.6x", "default")
+    assert run_passes(compilation, [CheckOps()]).pool == compilation.pool
+
+
 class Constant(nn.Module):
     """What the teacher's op gives on average; nothing to learn."""
 
