@@ -17,6 +17,7 @@ from torch import nn
 
 from lanac import Family, OpSpec, SlotView
 from lanac.errors import FamilyError, PoolError
+from lanac.ops.base import FAMILIES
 from lanac.ops.families import INSTALLED, Families
 from lanac.ops.fingerprint import fingerprint, source_files
 from lanac.ops.own import families_in, own_families
@@ -107,6 +108,18 @@ def test_the_families_of_a_run_leave_others_alone(load: Load) -> None:
             other.get("blur")
     assert families.is_lanacs("efn")
     assert not families.is_lanacs("blur")
+
+
+def test_a_name_of_an_installed_family(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = type("Other", (), {"__module__": "lanac_blur.ops", "name": "blur"})()
+    FAMILIES.names()
+    monkeypatch.setitem(FAMILIES._items, "blur", other)
+    with pytest.raises(FamilyError) as caught:
+        own_families([load(BLUR).Blur])
+    assert str(caught.value) == (
+        "own_module.py, class Blur: the name 'blur' is taken by the family of the package "
+        "'lanac_blur'; choose another name"
+    )
 
 
 # Fingerprints ------------------------------------------------------------------------------------
