@@ -16,15 +16,20 @@ if TYPE_CHECKING:
     from lanac.compiler import Result, begin, choose_plan, compile, preparation
     from lanac.inspection import Inspection, inspect
     from lanac.instruments import Instruments
+    from lanac.ir import OpSpec
+    from lanac.ops.base import Family, SlotView
     from lanac.passes import run_passes
     from lanac.settings import Settings
 
 _HOMES = {
     "Compilation": "lanac.compilation",
+    "Family": "lanac.ops.base",
     "Inspection": "lanac.inspection",
     "Instruments": "lanac.instruments",
+    "OpSpec": "lanac.ir",
     "Result": "lanac.compiler",
     "Settings": "lanac.settings",
+    "SlotView": "lanac.ops.base",
     "begin": "lanac.compiler",
     "choose_plan": "lanac.compiler",
     "compile": "lanac.compiler",
@@ -35,11 +40,14 @@ _HOMES = {
 
 __all__ = [
     "Compilation",
+    "Family",
     "Inspection",
     "Instruments",
     "LanacError",
+    "OpSpec",
     "Result",
     "Settings",
+    "SlotView",
     "__version__",
     "begin",
     "choose_plan",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from lanac.instruments import Instruments
 from lanac.ir import OpSpec, Plan, Program
+from lanac.ops.families import Families
 from lanac.ops.pool import Pool
 from lanac.targets import Budget, CostTable, Target, Timing
 from lanac.training.task import Task
@@ -29,6 +30,21 @@ class TrainedOp:
 
     key: str
     error: float
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """An op that failed and was left out of the run.
+
+    Attributes:
+        slot: name of the slot.
+        op: the op; a family without options where it fails to list its ops.
+        reason: a sentence that names both.
+    """
+
+    slot: str
+    op: OpSpec
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -111,6 +127,8 @@ class Compilation:
         seed: everything random follows from it.
         fingerprints: hashes of the teacher's weights ("teacher"), of its graph and slots ("program")
             and of the training data ("data").
+        families: the op families of this run.
+        dropped: ops that failed and were left out, in the order of failing.
         program ... outputs: the artifacts, in the order in which passes add them.
     """
 
@@ -125,6 +143,8 @@ class Compilation:
     seed: int = 0
     instruments: Instruments = field(default_factory=Instruments)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    families: Families = field(default_factory=Families)
+    dropped: tuple[Dropped, ...] = ()
     program: Program | None = None
     pool: Pool | None = None
     costs: CostTable | None = None
@@ -151,6 +171,16 @@ class Compilation:
     def having(self, **artifacts: Any) -> Compilation:
         """The same record with more artifacts."""
         return replace(self, **artifacts)
+
+    def dropping(self, dropped: Iterable[Dropped]) -> Compilation:
+        """The same record with ops noted as dropped; each is named to who watches.
+
+        Whether they are still in the pool is up to the pass.
+        """
+        new = tuple(dropped)
+        for item in new:
+            self.instruments.warn(f"dropped: {item.reason}")
+        return replace(self, dropped=(*self.dropped, *new))
 
     @staticmethod
     def artifacts() -> tuple[str, ...]:

@@ -18,8 +18,10 @@ from lanac.frontend.reference import run_model
 from lanac.instruments import Instruments
 from lanac.ir import OpSpec
 from lanac.ops.base import Family
+from lanac.ops.own import own_families
 from lanac.ops.pool import parse_pool
 from lanac.passes import (
+    CheckOps,
     CheckOutputs,
     CheckTraining,
     DistillCandidates,
@@ -84,6 +86,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
     metric: Callable[..., Any] | None = None,
     example_inputs: Any = None,
     pool: str = "default",
+    ops: Sequence[Family | type[Family]] = (),
     emit: str | Sequence[str] = ("pytorch", "onnx"),
     granularity: str = "block",
     only: Sequence[str] = (),
@@ -113,6 +116,8 @@ def compile(  # the name that users expect; nothing here needs the builtin
         example_inputs: a tensor, a tuple or a dict of tensors, as in a sample; default: taken from
             `train_data`.
         pool: pool names, families and ops, separated by commas.
+        ops: your own op families, objects or classes, for this run alone; those that `pool` does not
+            name join it.
         emit: names of the outputs.
         granularity: `block`: a residual block is one slot; `layer`: a convolution or linear layer
             with its norm and activation is one.
@@ -132,7 +137,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
     settings = settings or Settings()
     # Whatever can be refused is refused before any work is done.
     budgets, outputs = parse_budgets(budget), parse_outputs(emit)
-    members = parse_pool(pool)
+    members = parse_pool(pool, own_families(ops))
     begun = begin(
         model,
         train_data=train_data,
@@ -144,6 +149,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
         loss=loss,
         metric=metric,
         example_inputs=example_inputs,
+        ops=ops,
         granularity=granularity,
         only=only,
         skip=skip,
@@ -153,12 +159,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
         instruments=instruments,
     )
     with begun.workspace.lock("run", f"is working in {out}"):
-        passes: list[Pass] = [
-            CheckOutputs(outputs),
-            CheckTraining(),
-            *preparation(members, budgets, settings),
-        ]
-        prepared = run_passes(begun, passes)
+        prepared = run_passes(begun, preparation(members, budgets, settings, outputs))
         return _students(prepared, budgets, outputs, settings)
 
 
@@ -174,6 +175,7 @@ def begin(
     loss: Callable[..., Any] | None = None,
     metric: Callable[..., Any] | None = None,
     example_inputs: Any = None,
+    ops: Sequence[Family | type[Family]] = (),
     granularity: str = "block",
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -187,7 +189,7 @@ def begin(
     The arguments are those of `compile`; the result is what `run_passes` goes on from.
     """
     budgets = parse_budgets(budget)
-    options = SlotOptions(granularity, tuple(only), tuple(skip))
+    options, families = SlotOptions(granularity, tuple(only), tuple(skip)), own_families(ops)
     parsed_target, training_device = parse_target(target), pick_device(device)
     task = build_task(model, train_data, val_data, loss, metric, held_out, seed)
     example = example_tensors(task, example_inputs)
@@ -206,6 +208,7 @@ def begin(
         seed=seed,
         instruments=instruments or Instruments(),
         fingerprints={"data": task.train.fingerprint()},
+        families=families,
     )
     traced = run_passes(start, [TraceProgram(model, task.train.names, options)])
     claim_folder(folder, traced.fingerprints["teacher"])
@@ -213,11 +216,17 @@ def begin(
 
 
 def preparation(
-    members: Sequence[OpSpec | Family], budgets: Sequence[Budget], settings: Settings
+    members: Sequence[OpSpec | Family],
+    budgets: Sequence[Budget],
+    settings: Settings,
+    outputs: Sequence[str] = ("pytorch",),
 ) -> list[Pass]:
     """The passes that all students of a teacher share, in order: pool to scores."""
     return [
+        CheckOutputs(tuple(outputs)),
+        CheckTraining(),
         EnumeratePool(tuple(members)),
+        CheckOps(as_source="pytorch" in outputs),
         MeasureCosts(),
         PrunePool(),
         CheckBudgets(tuple(budgets)),

@@ -38,6 +38,10 @@ class PoolError(LanacError):
     """An unknown family or option in a pool, or an op that does not fit its slot."""
 
 
+class FamilyError(LanacError):
+    """An op family that a user brought cannot be used; the message names its file and class."""
+
+
 class TargetError(LanacError):
     """A target string that names no device, runtime or precision that lanac knows."""
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
-from importlib.metadata import entry_points
+from collections.abc import Iterable, Iterator
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
 from lanac.errors import LanacError, unknown_name
@@ -71,6 +71,21 @@ class Registry(Generic[T]):
         self._fill()
         return iter([self._items[name] for name in sorted(self._items)])
 
+    def having(self, items: Iterable[T]) -> Registry[T]:
+        """A registry of the same things and these; this one stays as it is.
+
+        Raises:
+            LanacError: a name is taken.
+        """
+        self._fill()
+        other: Registry[T] = Registry(
+            self.kind, self._package, self._attribute, self._group, self._error
+        )
+        other._items, other._filled = dict(self._items), True
+        for item in items:
+            other.add(item)
+        return other
+
     def _fill(self) -> None:
         if self._filled:
             return
@@ -81,5 +96,23 @@ class Registry(Generic[T]):
             if item is not None:
                 self.add(item)
         for entry in entry_points(group=self._group):
-            self.add(entry.load())
+            self.add(self._loaded(entry))
         self._filled = True  # last: after a failure the next call fails alike, not half filled
+
+    def _loaded(self, entry: EntryPoint) -> T:
+        """What another package offers: an object with a name, or a class that makes one."""
+        package = f"package {entry.dist.name} {entry.dist.version}" if entry.dist else "a package"
+        try:
+            found: Any = entry.load()
+            item: T = found() if isinstance(found, type) else found
+        except Exception as error:
+            raise self._error(
+                f"{self.kind} {entry.name!r} of {package} cannot be loaded: "
+                f"{type(error).__name__}: {error}. Mend that package, or remove it."
+            ) from error
+        if not isinstance(getattr(item, "name", None), str):
+            raise self._error(
+                f"{self.kind} {entry.name!r} of {package} is {entry.value}, which has no name; "
+                "expected an object with a name. Mend that package, or remove it."
+            )
+        return item

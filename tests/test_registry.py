@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,67 @@ def test_a_module_that_fails_is_not_forgotten_by_the_second_call(folder: Path) -
             registry.get("ant")
 
 
+def test_a_registry_with_more_leaves_the_first_one_as_it_is(folder: Path) -> None:
+    registry = registry_of(package_of_things(folder, a=THING.format(name="ant")))
+    bee = Thing("bee")
+    more = registry.having([bee])
+    assert (more.names(), registry.names()) == (("ant", "bee"), ("ant",))
+    assert more.get("bee") is bee
+    assert more.get("ant") is registry.get("ant")
+    with pytest.raises(PoolError, match=r"^thing 'bee' is registered twice: "):
+        more.having([Thing("bee", 2)])
+
+
+def installed(folder: Path, source: str, entry: str) -> None:
+    """What `pip install lanac-things` would leave: a module and its dist-info."""
+    (folder / "lanac_things.py").write_text(source)
+    info = folder / "lanac_things-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lanac-things\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[things]\nwasp = lanac_things:{entry}\n")
+
+
+@pytest.fixture
+def forget() -> Iterator[None]:
+    yield
+    sys.modules.pop("lanac_things", None)
+
+
+@pytest.mark.usefixtures("forget")
+def test_an_entry_point_may_name_a_class(folder: Path) -> None:
+    installed(folder, THING.format(name="wasp"), "Thing")
+    registry = registry_of(package_of_things(folder), group="things")
+    assert registry.get("wasp").name == "wasp"
+
+
+@pytest.mark.usefixtures("forget")
+@pytest.mark.parametrize(
+    ("source", "entry", "message"),
+    [
+        ("raise OSError('broken')", "ITEM", "cannot be loaded: OSError: broken"),
+        (
+            "X = 1",
+            "ITEM",
+            "cannot be loaded: AttributeError: module 'lanac_things' has no attribute 'ITEM'",
+        ),
+        (
+            "ITEM = 1",
+            "ITEM",
+            "is lanac_things:ITEM, which has no name; expected an object with a name",
+        ),
+    ],
+    ids=["fails", "has no such thing", "no name"],
+)
+def test_a_broken_package_is_named(folder: Path, source: str, entry: str, message: str) -> None:
+    installed(folder, source, entry)
+    registry = registry_of(package_of_things(folder), group="things")
+    with pytest.raises(PoolError) as caught:
+        registry.names()
+    assert str(caught.value) == (
+        f"thing 'wasp' of package lanac-things 1.0 {message}. Mend that package, or remove it."
+    )
+
+
 FAMILY = """
 from torch import nn
 from lanac.ir import OpSpec
@@ -116,6 +178,7 @@ from lanac.frontend.partition import partition
 from lanac.frontend.tracing import trace
 from lanac.ops.base import SlotView
 from lanac.ops.build import build_op
+from lanac.ops.families import Families
 from lanac.ops.pool import enumerate_slot, parse_pool
 
 net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1))
@@ -123,6 +186,7 @@ program = partition(trace(net, (torch.zeros(2, 3, 8, 8),)))
 slot = program.slots[0]
 ops = enumerate_slot(program, slot, parse_pool("pointwise"))
 print([str(op) for op in ops])
+print(len(Families().key(ops[1])), Families().is_lanacs("pointwise"))
 print(build_op(ops[1], SlotView.of(program, slot), 0))
 """
 
@@ -143,5 +207,6 @@ def test_another_package_adds_a_family_through_an_entry_point(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "['teacher', 'pointwise(bias=0)', 'pointwise(bias=1)']",
+        "34 False",  # the op, a blank, and the fingerprint of its source
         "Conv2d(3, 8, kernel_size=(1, 1), stride=(2, 2), bias=False)",
     ]

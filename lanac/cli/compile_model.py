@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lanac.cli.options import DataFolder, Granularity, Model, Only, Skip, separated
+from lanac.cli.options import DataFolder, Granularity, Model, Only, Ops, Skip, own_ops, separated
 from lanac.errors import BudgetError
 from lanac.settings import Settings
 from lanac.version import __version__
@@ -41,8 +41,11 @@ def compile_model(
     ] = None,
     pool: Annotated[
         str,
-        typer.Option(help="default, skip, families and single ops, separated by commas."),
+        typer.Option(
+            help="default, skip, families (also your own) and single ops, separated by commas."
+        ),
     ] = "default",
+    ops: Ops = None,
     emit: Annotated[str, typer.Option(help="Outputs, separated by commas.")] = "pytorch,onnx",
     granularity: Granularity = "block",
     only: Only = None,
@@ -89,6 +92,7 @@ def compile_model(
     from lanac.report.summary import verdict
 
     console = Console(soft_wrap=not sys.stdout.isatty())
+    brought = own_ops(ops)  # first: quicker than the model
     source = load_source(model, data)
     result = compile(
         source.model,
@@ -102,6 +106,7 @@ def compile_model(
         metric=source.metric,
         example_inputs=source.example_inputs,
         pool=pool,
+        ops=brought,
         emit=emit,
         granularity=granularity,
         only=separated(only),

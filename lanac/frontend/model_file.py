@@ -6,13 +6,14 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 
-from lanac.errors import ModelFileError
+from lanac.errors import LanacError, ModelFileError
 from lanac.frontend.source import Source
 
 _EXAMPLE = """a model file needs at least
@@ -51,35 +52,59 @@ def load_untrained(path: Path) -> Source:
     return Source(path.stem, model, train_data=data, example_inputs=example)
 
 
-def _load_model(path: Path) -> tuple[ModuleType, nn.Module]:
+def execute_file(
+    path: Path, name: str, *, what: str, needs: str, error: type[LanacError]
+) -> ModuleType:
+    """Executes a file of the user's own; the folder it is in becomes importable.
+
+    Args:
+        path: the file.
+        name: under which Python knows it.
+        what: what it is, for messages: `model file`.
+        needs: what it needs at least, for messages.
+        error: the class of what is raised.
+
+    Raises:
+        LanacError: it does not exist, is no Python or fails.
+    """
     if not path.is_file():
-        raise ModelFileError(f"model file {str(path)!r} does not exist; {_EXAMPLE}")
+        raise error(f"{what} {str(path)!r} does not exist; {needs}")
     if path.suffix != ".py":
-        raise ModelFileError(f"model file {str(path)!r} is not a .py file; {_EXAMPLE}")
-    module = _execute(path)
+        raise error(f"{what} {str(path)!r} is not a .py file; {needs}")
+    loader = _Uncached(name, str(path.absolute()))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    if spec is None:
+        raise error(f"{what} {str(path)!r} cannot be read as Python")
+    module = importlib.util.module_from_spec(spec)
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # so that the file can import its neighbours
+    # Under its name, so that classes defined in it can be found (data loader workers need that).
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except (Exception, SystemExit) as failure:
+        raise error(_failure(path, "importing the file", failure)) from failure
+    return module
+
+
+class _Uncached(SourceFileLoader):
+    """Neither reads nor writes compiled files: one of the same second and size would be stale."""
+
+    def path_stats(self, path: Any) -> NoReturn:
+        raise OSError
+
+
+def _load_model(path: Path) -> tuple[ModuleType, nn.Module]:
+    module = execute_file(
+        path, "lanac_user_model", what="model file", needs=_EXAMPLE, error=ModelFileError
+    )
     model = _call(module, path, "model")
     if not isinstance(model, nn.Module):
         raise ModelFileError(
             f"{path}: model() returned {type(model).__name__}, expected a torch.nn.Module"
         )
     return module, model
-
-
-def _execute(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lanac_user_model", path)
-    if spec is None or spec.loader is None:
-        raise ModelFileError(f"model file {str(path)!r} cannot be read as Python")
-    module = importlib.util.module_from_spec(spec)
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)  # so that the file can import its neighbours
-    # Under its name, so that classes defined in it can be found (data loader workers need that).
-    sys.modules["lanac_user_model"] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise ModelFileError(_failure(path, "importing the file", error)) from error
-    return module
 
 
 def _function(module: ModuleType, path: Path, name: str) -> Callable[..., Any] | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from torch import fx, nn
 
 from lanac.ir.graphs import read_attribute
@@ -19,7 +22,7 @@ def signature(module: nn.Module, spec: TensorSpec) -> str:
     numbers = {node: f"%{place}" for place, node in enumerate(graph_module.graph.nodes)}
     lines = [str(spec), str(spec.shape[0])]
     for node in graph_module.graph.nodes:
-        what = str(getattr(node.target, "__qualname__", node.target))
+        what = _function(node.target)
         if node.op == "call_module":
             what = repr(graph_module.get_submodule(str(node.target)))
         elif node.op == "get_attr":
@@ -29,6 +32,17 @@ def signature(module: nn.Module, spec: TensorSpec) -> str:
         arguments = fx.node.map_arg((node.args, node.kwargs), lambda n: _Name(numbers[n]))
         lines.append(f"{numbers[node]} {node.op} {what} {arguments!r}")
     return "\n".join(lines)
+
+
+def _function(target: Any) -> str:
+    """The name of torch's functions, the source of all others: an edited one does other work."""
+    name = str(getattr(target, "__qualname__", target))
+    if not inspect.isfunction(target) or target.__module__.partition(".")[0] == "torch":
+        return name
+    try:
+        return inspect.getsource(target)
+    except OSError:
+        return name
 
 
 class _Name(str):

@@ -106,14 +106,11 @@ class Family(Protocol):
 
     Attributes:
         name: what the user writes in `--pool`.
-        equation: the op in one line, for documentation and `--help`.
+        equation: the op in one line, for documentation; may be left out.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def equation(self) -> str: ...
+    name: str
+    equation: str = ""
 
     def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
         """The family's ops for a slot; none where it does not fit."""

@@ -1,6 +1,7 @@
 """Passes: each takes a Compilation and returns one with more in it."""
 
 from lanac.passes.base import Pass, run_passes
+from lanac.passes.check_ops import CheckOps
 from lanac.passes.check_outputs import CheckOutputs
 from lanac.passes.check_training import CheckTraining
 from lanac.passes.distill_candidates import DistillCandidates
@@ -16,6 +17,7 @@ from lanac.passes.time_finalists import TimeFinalists
 from lanac.passes.trace_program import TraceProgram
 
 __all__ = [
+    "CheckOps",
     "CheckOutputs",
     "CheckTraining",
     "DistillCandidates",

@@ -24,7 +24,7 @@ def load_op(compilation: Compilation, slot: Slot, op: OpSpec) -> nn.Module:
     The teacher's op is a copy: whoever trains it does not change the teacher.
     """
     view = SlotView.of(compilation.need("program"), slot)
-    module = build_op(op, view, compilation.seed)
+    module = build_op(op, view, compilation.seed, compilation.families)
     if needs_distillation(op):
         trained: TrainedOp = compilation.need("weights")[slot.name][op]
         stored = compilation.workspace.get(DISTILLED, trained.key)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lanac.compilation import Compilation, TrainedOp
+from lanac.compilation import Compilation, Dropped, TrainedOp
 from lanac.errors import PoolError
 from lanac.ir import OpSpec, Slot
 from lanac.ops.base import SlotView
@@ -59,8 +59,11 @@ class Candidate:
     _recent: list[float] = field(default_factory=list)
 
     def learn(self, features: tuple[Tensor, Tensor], learning_rate: float) -> None:
-        """One step towards the teacher's output; drops the candidate where it diverges."""
-        if self.failure is not None:
+        """One step towards the teacher's output; drops the candidate where it diverges.
+
+        One without parameters has nothing to learn: only its error is measured, once.
+        """
+        if self.failure is not None or (self.optimizer is None and not math.isnan(self.error)):
             return
         inputs, wanted = features
         # Relative to the variance: one learning rate then serves all slots.
@@ -106,23 +109,23 @@ class DistillCandidates:
             for key, value in self._train(compilation, missing).items():
                 results[key] = Result(value)
         weights: dict[str, dict[OpSpec, TrainedOp]] = defaultdict(dict)
+        failed = []
         for key, (slot, op) in keys.items():
             result = results[key]
             value = result.value if result is not None else {"failure": "it was not trained"}
             if value["failure"] is None:
                 weights[slot.name][op] = TrainedOp(key, value["error"])
             else:
-                compilation.instruments.warn(
-                    f"dropped: op {op} of slot {slot.name!r}: {value['failure']}"
-                )
-        return compilation.having(weights=dict(weights))
+                reason = f"op {op} of slot {slot.name!r}: {value['failure']}"
+                failed.append(Dropped(slot.name, op, reason))
+        return compilation.dropping(failed).having(weights=dict(weights))
 
     def _keys(self, compilation: Compilation) -> dict[str, tuple[Slot, OpSpec]]:
         pool = compilation.need("pool")
         options = (self.samples, self.batch, self.learning_rate, compilation.seed)
         common = key_of(dict(compilation.fingerprints), options, str(compilation.device.type))
         return {
-            key_of(common, slot.nodes, str(op)): (slot, op)
+            key_of(common, slot.nodes, compilation.families.key(op)): (slot, op)
             for slot in compilation.need("program").slots
             for op in pool[slot.name]
             if needs_distillation(op)
@@ -136,14 +139,16 @@ class DistillCandidates:
         order = list(training_order(data, self.samples, self.batch, compilation.seed))
         capture = SlotCapture(compilation.need("program"), device)
         candidates = self._candidates(compilation, missing, capture, order[0])
+        learning = sum(candidate.optimizer is not None for candidate in candidates)
+        what = f"distilling {learning} ops"
+        if not learning:
+            order, what = order[:1], "measuring ops that have nothing to learn"
         together = key_of(sorted(missing))
         start = _restore(compilation, together, candidates)
         clock = CheckpointClock(self.checkpoint_s)
         with (
             interrupt_between_steps() as interrupted,
-            compilation.instruments.progress(
-                f"distilling {len(candidates)} ops", len(order), start
-            ) as advance,
+            compilation.instruments.progress(what, len(order), start) as advance,
         ):
             for step, batch in enumerate(data.batches(order[start:], compilation.seed), start):
                 features = capture.run(batch.to(device))
@@ -174,7 +179,7 @@ class DistillCandidates:
         for key, (slot, op) in missing.items():
             view = SlotView.of(program, slot, features[slot.name][0].cpu())
             try:
-                module = build_op(op, view, compilation.seed)
+                module = build_op(op, view, compilation.seed, compilation.families)
             except PoolError as error:
                 failed = Candidate(slot, op, key, nn.Identity(), None, failure=str(error))
                 candidates.append(failed)

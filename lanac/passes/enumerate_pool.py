@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lanac.compilation import Compilation
+from lanac.compilation import Compilation, Dropped
+from lanac.errors import FamilyError
 from lanac.ir import OpSpec
 from lanac.ops.base import Family
-from lanac.ops.pool import enumerate_slot
+from lanac.ops.pool import ListingError, enumerate_slot
 
 
 @dataclass(frozen=True)
 class EnumeratePool:
     """Lists the ops of every slot.
+
+    A family that the user brought joins with its whole grid unless it is among the members: who
+    brings an op wants it tried.
 
     Attributes:
         members: families and single ops, from `parse_pool`.
@@ -24,6 +28,23 @@ class EnumeratePool:
     provides = ("pool",)
 
     def run(self, compilation: Compilation) -> Compilation:
-        program = compilation.need("program")
-        pool = {slot.name: enumerate_slot(program, slot, self.members) for slot in program.slots}
-        return compilation.having(pool=pool)
+        program, families = compilation.need("program"), compilation.families
+        named = {m.family if isinstance(m, OpSpec) else m.name for m in self.members}
+        own = [item.family for name, item in families.own.items() if name not in named]
+        failures: list[ListingError] = []
+        pool = {
+            slot.name: enumerate_slot(program, slot, (*self.members, *own), families, failures)
+            for slot in program.slots
+        }
+        for failure in failures:
+            if failure.family in families.own:
+                raise FamilyError(f"{families.own[failure.family].where}: {failure}")
+        present = {op.family for ops in pool.values() for op in ops}
+        for item in families.own.values():
+            if item.name not in present:
+                compilation.instruments.warn(
+                    f"{item.where}: {item.name} fits none of the {len(pool)} slots: enumerate() "
+                    "gives no op for any of them"
+                )
+        failed = [Dropped(e.slot, OpSpec(e.family), str(e)) for e in failures]
+        return compilation.dropping(failed).having(pool=pool)

@@ -187,5 +187,6 @@ def network_key(compilation: Compilation, ops: Ops) -> str:
     for slot, op in zip(compilation.need("program").slots, ops, strict=True):
         trained = weights.get(slot.name, {}).get(op)
         # The nodes too: another granularity has other slots behind the same plan.
-        sources.append((slot.nodes, str(op), trained.key if trained is not None else ""))
+        key = compilation.families.key(op)
+        sources.append((slot.nodes, key, trained.key if trained is not None else ""))
     return key_of(dict(compilation.fingerprints), sources, compilation.seed, loss_name(compilation))

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from lanac.backends import onnxruntime
-from lanac.compilation import Compilation
+from lanac.compilation import Compilation, Dropped
 from lanac.errors import BackendError
 from lanac.ir import IDENTITY, TEACHER, OpSpec, Program, Slot, TensorSpec, signature
+from lanac.passes.op_modules import OpModules
 from lanac.targets import time_interleaved
 from lanac.targets.additive import AdditiveModel, Sums, fit_additive
 from lanac.workspace import Result, key_of
 
-Modules = Mapping[str, Mapping[OpSpec, nn.Module]]
-
 _GROUP = 24  # sessions open at once, each group with its own reference: bounds memory
+_GROUP_PARAMS = 50e6  # and so many weights in them, at least one session
 _FLOOR_MS = 1e-4  # an op costs something, even where it measures as free
 
 
 @dataclass(frozen=True)
 class Part:
-    """Something to be timed: a module with its inputs, and the key of what it is."""
+    """Something to be timed.
+
+    Attributes:
+        key: of what it is.
+        make: builds it; what a large pool holds together does not fit into memory.
+        specs: of its inputs.
+        params: how many weights it has, about.
+    """
 
     key: str
-    module: nn.Module
+    make: Callable[[], nn.Module]
     specs: tuple[TensorSpec, ...]
+    params: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,26 +49,33 @@ class Latencies:
         constant: what lies outside the slots, and the runtime's own call.
         teacher: the whole teacher.
         error: mean relative error of the sum of parts over whole networks.
+        failed: the ops that cannot be timed.
     """
 
     costs: dict[str, dict[OpSpec, float]]
     constant: float
     teacher: float
     error: float
+    failed: tuple[Dropped, ...] = ()
 
 
 def measure_latencies(
-    compilation: Compilation, modules: Modules, rounds: int, networks: int
+    compilation: Compilation,
+    modules: OpModules,
+    params: Mapping[str, Mapping[OpSpec, float]],
+    rounds: int,
+    networks: int,
 ) -> Latencies:
     """Measures every distinct op once, and a few whole networks that the parts have to add up to.
 
     Args:
         compilation: with a program.
-        modules: by slot name and op, the teacher's op among them.
+        modules: builds the ops.
+        params: the ops to measure by slot name, the teacher's among them, with their weights' number.
         rounds: how often each is timed.
         networks: how many whole networks.
     """
-    measurement = _Measurement(compilation, modules)
+    measurement = _Measurement(compilation, modules, params)
     measurement.time_parts(rounds)
     model = measurement.fit(rounds, networks)
     return measurement.latencies(model)
@@ -69,27 +84,30 @@ def measure_latencies(
 class _Measurement:
     """The state of one measurement: parts, their times, the teacher as reference."""
 
-    def __init__(self, compilation: Compilation, modules: Modules) -> None:
-        self.compilation, self.modules = compilation, modules
+    def __init__(
+        self,
+        compilation: Compilation,
+        modules: OpModules,
+        params: Mapping[str, Mapping[OpSpec, float]],
+    ) -> None:
+        self.compilation, self.modules, self.params = compilation, modules, params
         self.program: Program = compilation.need("program")
         batch = compilation.target.batch
         self.inputs = tuple(spec.with_batch(batch) for spec in self.program.input_specs)
         self.whole = _part(compilation, self.program.teacher, self.inputs)
         self.call = _part(compilation, nn.ReLU(), (TensorSpec((1, 1), torch.float32),))
         self.parts = {
-            slot.name: {
-                op: _part(compilation, module, (slot.input_spec.with_batch(batch),))
-                for op, module in modules[slot.name].items()
-                if op != IDENTITY
-            }
+            slot.name: {op: self._op(slot, op) for op in params[slot.name] if op != IDENTITY}
             for slot in self.program.slots
         }
+        self._op_keys = {part.key for ops in self.parts.values() for part in ops.values()}
         outside = self.program.outside()
         self.rest: Part | None = None
         if outside is not None:
             specs = tuple(spec.with_batch(batch) for spec in outside[1])
             self.rest = _part(compilation, outside[0], specs)
         self.times: dict[str, float] = {}
+        self.failures: dict[str, str] = {}
 
     def time_parts(self, rounds: int) -> None:
         distinct = {part.key: part for ops in self.parts.values() for part in ops.values()}
@@ -120,7 +138,7 @@ class _Measurement:
         costs: dict[str, dict[OpSpec, float]] = {}
         for slot in self.program.slots:
             own = costs.setdefault(slot.name, {})
-            for op in self.modules[slot.name]:
+            for op in self.params[slot.name]:
                 if op == IDENTITY:
                     own[op] = 0.0
                 elif self.parts[slot.name][op].key in self.times:
@@ -134,7 +152,17 @@ class _Measurement:
         costs = {
             name: {op: factor * cost for op, cost in ops.items()} for name, ops in costs.items()
         }
-        return Latencies(costs, constant, teacher, model.error)
+        return Latencies(costs, constant, teacher, model.error, self._failed())
+
+    def _failed(self) -> tuple[Dropped, ...]:
+        return tuple(
+            Dropped(
+                name, op, f"op {op} of slot {name!r} cannot be timed: {self.failures[part.key]}"
+            )
+            for name, ops in self.parts.items()
+            for op, part in ops.items()
+            if part.key in self.failures
+        )
 
     @property
     def _call_ms(self) -> float:
@@ -171,17 +199,29 @@ class _Measurement:
         for slot in self.program.slots:
             timed = [
                 op
-                for op in self.modules[slot.name]
+                for op in self.params[slot.name]
                 if op == IDENTITY or self.parts[slot.name][op].key in self.times
             ]
             plan[slot.name] = TEACHER if rng.random() < keep else rng.choice(timed)
         return plan
 
+    def _op(self, slot: Slot, op: OpSpec) -> Part:
+        specs = (slot.input_spec.with_batch(self.compilation.target.batch),)
+        key = _key(self.compilation, self.modules.signature(slot, op), specs)
+        return Part(key, lambda: self.modules.get(slot, op), specs, self.params[slot.name][op])
+
     def _network(self, plan: Mapping[str, OpSpec]) -> Part:
-        modules = {name: self.modules[name][op] for name, op in plan.items() if op != TEACHER}
-        ops = [(slot.nodes, str(plan[slot.name])) for slot in self.program.slots]
-        key = key_of("network", self.whole.key, ops, self.compilation.seed)
-        return Part(key, self.program.rewrite(modules), self.inputs)
+        def make() -> nn.Module:
+            changed = [slot for slot in self.program.slots if plan[slot.name] != TEACHER]
+            return self.program.rewrite(
+                {slot.name: self.modules.get(slot, plan[slot.name]) for slot in changed}
+            )
+
+        key = self.compilation.families.key
+        ops = [(slot.nodes, key(plan[slot.name])) for slot in self.program.slots]
+        name = key_of("network", self.whole.key, ops, self.compilation.seed)
+        params = sum(self.params[slot][op] for slot, op in plan.items())
+        return Part(name, make, self.inputs, params)
 
     def _time(self, parts: Sequence[Part], rounds: int, what: str) -> None:
         """Adds milliseconds by key; what was measured before is taken from the workspace.
@@ -201,7 +241,7 @@ class _Measurement:
         if not missing:
             return
         whole_run = self._run(self.whole)
-        groups = [missing[start : start + _GROUP] for start in range(0, len(missing), _GROUP)]
+        groups = list(_groups(missing))
         with (
             workspace.lock("measuring", "is measuring latencies", wait=True),
             self.compilation.instruments.progress(what, len(groups) * rounds) as advance,
@@ -213,9 +253,9 @@ class _Measurement:
                         runs.append(self._run(part))
                         kept.append(part)
                     except BackendError as error:
-                        self.compilation.instruments.warn(
-                            f"dropped an op that cannot be timed: {error}"
-                        )
+                        self.failures[part.key] = str(error)
+                        if part.key not in self._op_keys:
+                            self.compilation.instruments.warn(f"not timed: {error}")
                 reference, *times = time_interleaved(
                     runs, threads=threads, rounds=rounds, progress=lambda _: advance(1)
                 )
@@ -230,7 +270,7 @@ class _Measurement:
 
     def _run(self, part: Part) -> onnxruntime.Run:
         zeros = tuple(torch.zeros(spec.shape, dtype=spec.dtype) for spec in part.specs)
-        model = onnxruntime.export_for_timing(part.module, zeros)
+        model = onnxruntime.export_for_timing(part.make(), zeros)
         return onnxruntime.timed_run(model, zeros, self.compilation.target.threads)
 
     def _relative(self, part: Part) -> str:
@@ -239,6 +279,24 @@ class _Measurement:
 
 
 def _part(compilation: Compilation, module: nn.Module, specs: tuple[TensorSpec, ...]) -> Part:
-    text = signature(module, specs[0]) + "".join(map(str, specs[1:]))
-    runtime = onnxruntime.version()
-    return Part(key_of("latency", text, str(compilation.target), runtime), module, specs)
+    return Part(_key(compilation, signature(module, specs[0]), specs), lambda: module, specs)
+
+
+def _key(compilation: Compilation, what: str, specs: tuple[TensorSpec, ...]) -> str:
+    """`what` is the signature of a module; its inputs, the target and the runtime count as well."""
+    shapes = [(str(spec), spec.shape) for spec in specs]
+    return key_of("latency", what, shapes, str(compilation.target), onnxruntime.version())
+
+
+def _groups(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Parts that are timed together, in order."""
+    group: list[Part] = []
+    params = 0.0
+    for part in parts:
+        params += part.params
+        if group and (len(group) == _GROUP or params > _GROUP_PARAMS):
+            yield group
+            group, params = [], part.params
+        group.append(part)
+    if group:
+        yield group

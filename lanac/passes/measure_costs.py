@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lanac.compilation import Compilation
+from lanac.compilation import Compilation, Dropped
 from lanac.errors import LanacError, PoolError
 from lanac.ir import TEACHER, OpSpec, Program, TensorSpec, signature
-from lanac.ops.base import SlotView
-from lanac.ops.build import build_op
-from lanac.ops.folding import folded
 from lanac.ops.pool import Pool
 from lanac.passes.latency import measure_latencies
+from lanac.passes.op_modules import OpModules
 from lanac.targets import (
     FLOPS,
     LATENCY,
@@ -48,102 +46,71 @@ class MeasureCosts:
     provides = ("costs", "pool")
 
     def run(self, compilation: Compilation) -> Compilation:
-        program, pool = compilation.need("program"), compilation.need("pool")
-        modules = _build_all(compilation, program, pool)
-        counted = _count(compilation, program, modules)
-        modules, pool = _only(modules, counted[PARAMS])
+        program, modules = compilation.need("program"), OpModules(compilation)
+        counted, failed = _count(compilation, program, compilation.need("pool"), modules)
+        compilation = compilation.dropping(failed)
+        pool = {name: tuple(ops) for name, ops in counted[PARAMS].items()}
         constants, teacher = _count_whole(compilation, program, counted)
         how = dict.fromkeys(counted, "counted")
         error = 0.0
         costs: dict[str, Mapping[str, Mapping[OpSpec, float]]] = dict(counted)
         if LATENCY in compilation.resources:
-            latency = measure_latencies(compilation, modules, self.rounds, self.networks)
+            latency = measure_latencies(
+                compilation, modules, counted[PARAMS], self.rounds, self.networks
+            )
             costs[LATENCY], constants[LATENCY] = latency.costs, latency.constant
             teacher[LATENCY], how[LATENCY] = latency.teacher, "measured"
             error = latency.error
-            for name, ops in pool.items():
-                for op in (op for op in ops if op not in latency.costs[name]):
-                    compilation.instruments.warn(
-                        f"dropped: op {op} of slot {name!r} cannot be timed"
-                    )
-            _, pool = _only(modules, latency.costs)
+            compilation = compilation.dropping(latency.failed)
+            pool = {
+                name: tuple(op for op in ops if op in latency.costs[name])
+                for name, ops in pool.items()
+            }
         return compilation.having(costs=CostTable(costs, constants, teacher, how, error), pool=pool)
 
 
-def _build_all(
-    compilation: Compilation, program: Program, pool: Pool
-) -> dict[str, dict[OpSpec, nn.Module]]:
-    """Every op of the pool as it will run; ops that cannot be built are dropped and named."""
-    modules: dict[str, dict[OpSpec, nn.Module]] = {}
+def _count(
+    compilation: Compilation, program: Program, pool: Pool, modules: OpModules
+) -> tuple[dict[str, dict[str, dict[OpSpec, float]]], list[Dropped]]:
+    """Counted costs by resource, slot name and op; and the ops that cannot be built or counted."""
+    counted: dict[str, dict[str, dict[OpSpec, float]]] = {PARAMS: {}, FLOPS: {}, MEMORY: {}}
+    failed: list[Dropped] = []
     for slot in program.slots:
-        view = SlotView.of(program, slot)
-        modules[slot.name] = {TEACHER: view.teacher}
+        specs = (slot.input_spec.with_batch(1),)
         for op in pool[slot.name]:
-            if op == TEACHER:
+            try:
+                module = modules.get(slot, op)
+            except PoolError as error:
+                failed.append(Dropped(slot.name, op, str(error)))
                 continue
             try:
-                modules[slot.name][op] = _as_it_runs(op, view, compilation.seed)
-            except PoolError as error:
-                compilation.instruments.warn(f"dropped: {error}")
-    return modules
-
-
-def _as_it_runs(op: OpSpec, view: SlotView, seed: int) -> nn.Module:
-    module = build_op(op, view, seed)
-    try:
-        return folded(module)
-    except PoolError as error:
-        raise PoolError(f"op {op} of slot {view.slot.name!r}: {error}") from error
-
-
-def _only(
-    modules: Mapping[str, Mapping[OpSpec, nn.Module]], known: Mapping[str, Mapping[OpSpec, object]]
-) -> tuple[dict[str, dict[OpSpec, nn.Module]], Pool]:
-    """The ops that something is known of, as modules and as a pool."""
-    kept = {
-        name: {op: module for op, module in ops.items() if op in known[name]}
-        for name, ops in modules.items()
-    }
-    return kept, {name: tuple(ops) for name, ops in kept.items()}
-
-
-def _count(
-    compilation: Compilation,
-    program: Program,
-    modules: Mapping[str, Mapping[OpSpec, nn.Module]],
-) -> dict[str, dict[str, dict[OpSpec, float]]]:
-    """Counted costs by resource, slot name and op; ops that cannot be counted are missing."""
-    counted: dict[str, dict[str, dict[OpSpec, float]]] = {PARAMS: {}, FLOPS: {}, MEMORY: {}}
-    for slot in program.slots:
-        for op, module in modules[slot.name].items():
-            try:
-                counts = _counts(compilation, module, (slot.input_spec.with_batch(1),))
+                counts = _counts(compilation, module, modules.signature(slot, op), specs)
             except LanacError:
                 raise
             # The op's own code runs here, which may raise anything. The teacher's has to be counted.
             except Exception as error:
                 if op == TEACHER:
                     raise
-                compilation.instruments.warn(
-                    f"dropped: op {op} of slot {slot.name!r} cannot be counted: "
+                reason = (
+                    f"op {op} of slot {slot.name!r} cannot be counted: "
                     f"{type(error).__name__}: {error}"
                 )
+                failed.append(Dropped(slot.name, op, reason))
                 continue
             for resource, count in counts.items():
                 counted[resource].setdefault(slot.name, {})[op] = count
-    return counted
+    return counted, failed
 
 
 def _counts(
-    compilation: Compilation, module: nn.Module, specs: tuple[TensorSpec, ...]
+    compilation: Compilation, module: nn.Module, what: str, specs: tuple[TensorSpec, ...]
 ) -> dict[str, float]:
     """Params, flops and peak memory of one sample; counted once per operation and shape.
 
-    Counting is quick, but what counts flops takes seconds to import: the workspace answers first.
+    `what` is the signature of the module. Counting is quick, but what counts flops takes seconds to
+    import: the workspace answers first.
     """
-    key = key_of(
-        "counted, attention too", signature(module, specs[0]), [str(spec) for spec in specs]
-    )
+    key = key_of("counted, attention too", what, [str(spec) for spec in specs])
     stored = compilation.workspace.get("counted", key)
     if stored is None:
         inputs = tuple(torch.zeros(spec.shape, dtype=spec.dtype) for spec in specs)
@@ -165,7 +132,8 @@ def _count_whole(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Counted costs outside the slots, and of the whole teacher, for one sample."""
     specs = tuple(spec.with_batch(1) for spec in program.input_specs)
-    teacher = _counts(compilation, program.teacher, specs)
+    what = signature(program.teacher, specs[0])
+    teacher = _counts(compilation, program.teacher, what, specs)
     constants = {**teacher, MEMORY: 0.0}
     for resource in (PARAMS, FLOPS):
         constants[resource] -= sum(counted[resource][slot.name][TEACHER] for slot in program.slots)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lanac.compilation import Compilation
+from lanac.compilation import Compilation, Dropped
 from lanac.ir import TEACHER, OpSpec
 from lanac.passes.assemble import load_op
 from lanac.training.batch_norm import current_statistics
@@ -78,9 +78,10 @@ class ScoreCandidates:
         for slot in compilation.need("program").slots:
             for op in pool[slot.name]:
                 trained = weights.get(slot.name, {}).get(op)
-                source = trained.key if trained is not None else str(op)
+                text = compilation.families.key(op)
+                source = trained.key if trained is not None else text
                 if trained is not None or op.family in ("teacher", "identity"):
-                    keys[key_of(common, slot.nodes, str(op), source)] = (slot.name, op)
+                    keys[key_of(common, slot.nodes, text, source)] = (slot.name, op)
         return keys
 
     def _with_scores(
@@ -91,19 +92,19 @@ class ScoreCandidates:
     ) -> Compilation:
         means = {place: _mean(losses[key]) for key, place in keys.items()}
         scores: Scores = {}
+        failed = []
         for (name, op), loss in means.items():
             change = loss - means[name, TEACHER]
             if math.isfinite(change):
                 scores.setdefault(name, {})[op] = change
             else:
-                compilation.instruments.warn(
-                    f"dropped: op {op} of slot {name!r}: the loss with it is {loss}"
-                )
+                reason = f"op {op} of slot {name!r}: the loss with it is {loss}"
+                failed.append(Dropped(name, op, reason))
         pool = {
             name: tuple(op for op in ops if op in scores[name])
             for name, ops in compilation.need("pool").items()
         }
-        return compilation.having(scores=scores, pool=pool)
+        return compilation.dropping(failed).having(scores=scores, pool=pool)
 
 
 class _Models:

@@ -106,6 +106,8 @@ def _show_student(console: Console, compilation: Compilation) -> None:
         f"replaced {len(changed)} of {total} slots: {escape(', '.join(changed) or 'none')}",
         highlight=False,
     )
+    if compilation.dropped:
+        console.print(f"dropped {len(compilation.dropped)} ops that failed: see summary.md")
     met, sentence = verdict(compilation)
     console.print(f"[{'green' if met else 'red'}]{escape(sentence)}[/]", highlight=False)
     files = [name for names in outputs.files.values() for name in names]

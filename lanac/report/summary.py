@@ -81,6 +81,11 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
         },
         "files": {name: list(files) for name, files in outputs.files.items()},
         "agreement": dict(outputs.agreement),
+        "own_ops": {name: own.where for name, own in compilation.families.own.items()},
+        "dropped": [
+            {"slot": item.slot, "op": str(item.op), "reason": item.reason}
+            for item in compilation.dropped
+        ],
     }
 
 
@@ -163,6 +168,7 @@ def summary(compilation: Compilation) -> str:
             _finalist_rows(compilation, costs.teacher.get(LATENCY)),
         ),
         "",
+        *_own_and_dropped(compilation),
         *_error_of_sums(costs),
         f"Kept: epoch {student.best_epoch} of {len(student.epochs) - 1}, "
         f"{compilation.task.metric_name} {student.metric:.2f} on "
@@ -180,6 +186,18 @@ def summary(compilation: Compilation) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _own_and_dropped(compilation: Compilation) -> list[str]:
+    """Which op families are the user's, and which ops failed."""
+    lines = []
+    if compilation.families.own:
+        own = ", ".join(f"`{name}` ({own.where})" for name, own in compilation.families.own.items())
+        lines += [f"Op families of your own were tried: {own}.", ""]
+    if compilation.dropped:
+        lines += ["Dropped, because they failed:", ""]
+        lines += [f"- {item.reason}" for item in compilation.dropped] + [""]
+    return lines
 
 
 def _error_of_sums(costs: CostTable) -> list[str]:

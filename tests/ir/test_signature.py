@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -66,3 +68,24 @@ def test_the_same_nodes_in_another_order_of_arguments() -> None:
             return b - a if self.swapped else a - b
 
     assert signature(Difference(False), SPEC) != signature(Difference(True), SPEC)
+
+
+def test_functions_that_are_not_torchs_count_by_their_source() -> None:
+    def called(function: Callable[[Tensor], Tensor]) -> fx.GraphModule:
+        graph = fx.Graph()
+        graph.output(graph.call_function(function, (graph.placeholder("x"),)))
+        return fx.GraphModule({}, graph)
+
+    def scaled(x: Tensor) -> Tensor:
+        return 2 * x
+
+    one = scaled
+
+    def scaled(x: Tensor) -> Tensor:  # type: ignore[no-redef]
+        return 3 * x
+
+    assert one.__qualname__ == scaled.__qualname__
+    assert signature(called(one), SPEC) == signature(called(one), SPEC)
+    assert signature(called(one), SPEC) != signature(called(scaled), SPEC)
+    assert "return 3 * x" in signature(called(scaled), SPEC)
+    assert "relu" in signature(called(torch.relu), SPEC)

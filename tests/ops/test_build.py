@@ -11,7 +11,7 @@ from torch import nn
 from lanac.errors import PoolError
 from lanac.ir import OpSpec, parse_op
 from lanac.ops import FAMILIES, SlotView
-from lanac.ops.build import build_op
+from lanac.ops.build import build_op, check_op
 
 MakeView = Callable[..., SlotView]
 OP = parse_op("efn(e=3,k=3,se=0.04)")
@@ -114,6 +114,35 @@ def test_an_op_that_gives_no_tensor(monkeypatch: pytest.MonkeyPatch, view: SlotV
             return x, x
 
     assert message_of(monkeypatch, view, Pair) == (
-        "op custom(w=2) fails on the input of slot 'a.slot', f32[N,4,6,6]: "
-        "AttributeError: 'tuple' object has no attribute 'shape'"
+        "op custom(w=2) in slot 'a.slot' gives a tuple, expected one tensor, f32[N,4,6,6]"
+    )
+
+
+@pytest.mark.parametrize("text", ["teacher", "identity", str(OP), "cb_bottle(k=3,w=0.5)"])
+def test_lanacs_own_ops_pass_what_is_asked_of_others(view: SlotView, text: str) -> None:
+    op = parse_op(text)
+    check_op(op, build_op(op, view, 0), view)
+
+
+def test_checking_draws_nothing_from_the_global_generator(view: SlotView) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    check_op(OP, nn.Sequential(build_op(OP, view, seed=1), nn.Dropout()).eval(), view)
+    assert torch.equal(torch.rand(4), expected)
+
+
+class ByPlace(nn.Module):
+    """Right for a batch of two, wrong for others."""
+
+    def forward(self, x: Any) -> Any:
+        return x[:2]
+
+
+def test_another_batch_is_tried(view: SlotView) -> None:
+    op = OpSpec("by_place")
+    with pytest.raises(PoolError) as caught:
+        check_op(op, ByPlace(), view)
+    assert str(caught.value) == (
+        "op by_place in slot 'a.slot' gives shape (2, 4, 6, 6), expected (3, 4, 6, 6)"
     )

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from lanac.errors import PoolError
 from lanac.frontend.partition import partition
 from lanac.frontend.tracing import trace
 from lanac.ir import IDENTITY, TEACHER, OpSpec, Program, parse_op
-from lanac.ops import FAMILIES
+from lanac.ops import FAMILIES, SlotView
 from lanac.ops.pool import (
     NAMED_POOLS,
+    ListingError,
     enumerate_slot,
     known_pool_names,
     needs_distillation,
@@ -111,13 +115,69 @@ def test_values_off_the_familys_grid_are_tried_too(program: Program) -> None:
     assert ops_of(program, 0, "efn(k=3,e=2,se=0.1)") == ["teacher", "efn(e=2,k=3,se=0.1)"]
 
 
-def test_options_that_the_family_does_not_have(program: Program) -> None:
+@pytest.mark.parametrize(
+    ("op", "message"),
+    [
+        (
+            "efn(e=3,kk=3,se=0)",
+            "unknown option of efn 'kk'. Did you mean 'k'? Known: e, k, se.",
+        ),
+        ("efn(e=3,se=0)", "option 'k' is missing; expected all, as in efn(e=1,k=1,se=0)"),
+        ("efn(e=3,k=3,se=0,k=5)", "option 'k' is given twice, expected once"),
+        (
+            "efn(e=three,k=3,se=0)",
+            "option 'e' is 'three', expected a whole number, as in efn(e=1,k=1,se=0)",
+        ),
+        (
+            "efn(e=1.5,k=3,se=0)",
+            "option 'e' is 1.5, expected a whole number, as in efn(e=1,k=1,se=0)",
+        ),
+        (
+            "efn(e=3,k=3,se=none)",
+            "option 'se' is 'none', expected a number, as in efn(e=1,k=1,se=0)",
+        ),
+        ("identity(x=1)", "identity takes no options"),
+    ],
+)
+def test_options_that_a_family_does_not_take(program: Program, op: str, message: str) -> None:
     with pytest.raises(PoolError) as caught:
-        ops_of(program, 0, "efn(e=1,kernel=3,se=0)")
-    assert str(caught.value) == (
-        "op 'efn(e=1,kernel=3,se=0)' has options ['e', 'kernel', 'se'], "
-        "family 'efn' takes ['e', 'k', 'se'], as in efn(e=1,k=1,se=0)"
-    )
+        ops_of(program, 1, op)
+    assert str(caught.value) == f"op {op!r}: {message}"
+
+
+class Listing:
+    """A family whose one op is given."""
+
+    name, equation = "listing", ""
+
+    def __init__(self, op: OpSpec) -> None:
+        self.op = op
+
+    def enumerate(self, view: SlotView) -> list[OpSpec]:
+        return [self.op]
+
+    def build(self, op: OpSpec, view: SlotView) -> nn.Module:
+        return nn.Identity()
+
+
+VALUES = st.one_of(st.integers(), st.floats(), st.booleans(), st.text(max_size=4))
+
+
+@given(st.dictionaries(st.sampled_from(["k", "w", "norm"]), VALUES, max_size=3))
+def test_what_is_listed_can_be_read_back(program: Program, options: dict[str, Any]) -> None:
+    op = OpSpec.of("listing", **options)
+    try:
+        found = enumerate_slot(program, program.slots[1], [Listing(op)])
+    except ListingError:
+        return
+    assert [parse_op(str(one)) for one in found] == [TEACHER, op]
+    assert not any(isinstance(value, bool) for value in options.values())
+
+
+@pytest.mark.parametrize("options", [{}, {"k": 3}, {"w": 0.5, "k": -1}, {"kind": "depthwise"}])
+def test_numbers_and_words_can_be_listed(program: Program, options: dict[str, Any]) -> None:
+    op = OpSpec.of("listing", **options)
+    assert enumerate_slot(program, program.slots[1], [Listing(op)]) == (TEACHER, op)
 
 
 def test_only_candidates_are_distilled() -> None:
