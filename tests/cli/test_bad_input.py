@@ -311,8 +311,8 @@ class TestNames:
     def test_unknown_option_of_an_op(self, lanac, tiny):
         assert_refused(
             lanac(tiny, "--pool", "efn(e=3,k=3,sse=0)", "--budget", "flops=0.6x"),
-            "op 'efn(e=3,k=3,sse=0)' has options ['e', 'k', 'sse'], family 'efn' takes "
-            "['e', 'k', 'se'], as in efn(e=1,k=1,se=0)",
+            "op 'efn(e=3,k=3,sse=0)': unknown option of efn 'sse'. Did you mean 'se' or 'e'? "
+            "Known: e, k, se.",
         )
 
 
