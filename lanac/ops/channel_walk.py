@@ -198,7 +198,7 @@ class ChannelWalk:
         if name == "pad":
             return self._pad(node)
         if name in _PRODUCTS and len(node.args) == 2:
-            return self._product(node, *(self.values[source.name] for source in node.args))  # type: ignore[union-attr]
+            return self._product(node)
         if name == "scaled_dot_product_attention":
             return self._attention(node)
         return self._unknown(node)
@@ -207,17 +207,16 @@ class ChannelWalk:
         """Runs a node on numbers; None where it takes what is not known."""
         if any(self.values[source.name] is None for source in node.all_input_nodes):
             return self._constant(node)
+        arguments: Any
         arguments, keywords = fx.node.map_arg(
             (node.args, node.kwargs), lambda source: self.values[source.name]
         )
+        if function_name(node) == "view":  # of what is stretched there are no views
+            return arguments[0].reshape(*arguments[1:])
         return run_node(self.module, node, arguments, keywords)
 
     def _move(self, node: fx.Node) -> Any:
-        if function_name(node) == "view":  # of what is stretched there are no views
-            first, *sizes = (self.values[a.name] if isinstance(a, fx.Node) else a for a in node.args)
-            value = first.reshape(*sizes)
-        else:
-            value = self._run(node)
+        value = self._run(node)
         if node.name in self.specs and (
             not isinstance(value, Tensor) or value.shape != self.specs[node.name].shape
         ):
@@ -251,7 +250,7 @@ class ChannelWalk:
         A dimension of size 1 that is stretched says nothing about the other tensor's channels.
         """
         left, right = _short(ours), _short(theirs)
-        shape = torch.broadcast_shapes(ours.shape, theirs.shape)
+        shape = (ours + theirs).shape
         both = [
             max(a, b) > 1 and min(ours.shape[d], theirs.shape[d]) > 1
             for d, (a, b) in enumerate(zip(left.shape, right.shape, strict=True))
@@ -265,10 +264,10 @@ class ChannelWalk:
 
     def _reduce(self, node: fx.Node) -> Any:
         value = self.values[node.all_input_nodes[0].name]
-        dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+        dims: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
         if dims is None or not isinstance(value, Tensor) or node.name not in self.specs:
             return self._unknown(node)
-        listed: list[Any] = [dims] if isinstance(dims, int) else list(dims)  # type: ignore[call-overload]
+        listed: list[int] = [dims] if isinstance(dims, int) else list(dims)
         if any(_short(value).shape[dim] > 1 for dim in listed):
             return self._unknown(node)
         keep = bool(node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False))
@@ -288,8 +287,11 @@ class ChannelWalk:
             return short.expand(shape)
         return self._unknown(node)
 
-    def _product(self, node: fx.Node, ours: Any, theirs: Any) -> Any:
+    def _product(self, node: fx.Node) -> Any:
         """A matrix product: what is summed over stands or falls as a whole."""
+        if not all(isinstance(source, fx.Node) for source in node.args):
+            return self._unknown(node)
+        ours, theirs = (self.values[str(source)] for source in node.args)
         if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor):
             return self._unknown(node)
         if ours.dim() != theirs.dim() or ours.dim() < 3:
@@ -305,10 +307,12 @@ class ChannelWalk:
 
     def _attention(self, node: fx.Node) -> Any:
         """Heads stand or fall as a whole: queries, keys and values of one of them together."""
-        values = [self.values[source.name] for source in node.args[:3]]  # type: ignore[union-attr]
+        values = [self.values[source.name] for source in node.all_input_nodes[:3]]
         mask = node.kwargs.get("attn_mask", node.args[3] if len(node.args) > 3 else None)
         shape = self.specs[node.name].shape
-        if not all(isinstance(value, Tensor) and value.dim() == len(shape) for value in values):
+        if len(values) < 3 or any(
+            not isinstance(value, Tensor) or value.dim() != len(shape) for value in values
+        ):
             return self._unknown(node)
         shorts = [_short(value) for value in values]
         for short in shorts:

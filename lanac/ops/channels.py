@@ -78,7 +78,7 @@ def _groups(walk: ChannelWalk) -> list[ChannelGroup]:
     for name in walk.values:
         roots = walk.roots(name)
         if roots is not None:
-            for root in roots.unique().tolist():
+            for root in sorted(set(roots.flatten().tolist())):
                 places[root].append(name)
     members: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for root, names in sorted(places.items()):

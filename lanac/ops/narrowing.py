@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from lanac.ir.graphs import function_name, read_attribute
 from lanac.ops.channel_walk import ChannelWalk, LayerChannels
+from lanac.ops.linear_maps import replace_layer
 
 _SHAPES = {"reshape", "view", "expand"}
 
@@ -29,7 +31,7 @@ def narrow(module: fx.GraphModule, walk: ChannelWalk, removed: Tensor) -> None:
     for path, layer in walk.layers.items():
         reads, gives = kept.places(layer.inputs), kept.places(layer.outputs)
         if not (bool(reads.all()) and bool(gives.all())):
-            _replace(module, path, _narrowed(module.get_submodule(path), layer, reads, gives))
+            replace_layer(module, path, _narrowed(module.get_submodule(path), layer, reads, gives))
     for path, numbers in walk.attributes.items():
         _narrow_attribute(module, path, kept, numbers)
     for node in list(module.graph.nodes):
@@ -57,11 +59,6 @@ class _Kept:
             return None
         dim = next((d for d, size in enumerate(keep.shape) if size > 1), 0)
         return dim, keep.flatten()
-
-
-def _replace(module: nn.Module, path: str, layer: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(module.get_submodule(parent), name, layer)
 
 
 def _narrowed(layer: nn.Module, channels: LayerChannels, reads: Tensor, gives: Tensor) -> nn.Module:
@@ -160,7 +157,7 @@ def _set_sections(graph: fx.Graph, node: fx.Node, kept: _Kept) -> None:
     ends = [0]
     for part in parts:
         ends.append(ends[-1] + part.shape[dim])
-    sizes = [int(along[1][a:b].sum()) for a, b in zip(ends, ends[1:], strict=False)]
+    sizes = [int(along[1][a:b].sum()) for a, b in itertools.pairwise(ends)]
     node.op, node.target = "call_function", torch.split
     node.args, node.kwargs = (source, sizes, dim), {}
 
@@ -204,5 +201,3 @@ def _set_start(node: fx.Node, kept: _Kept) -> None:
         length = _argument(node, 3, "length")
         rest = (int(keep[start : start + length].sum()),)
     node.args, node.kwargs = (source, dim, int(keep[:start].sum()), *rest), {}
-
-

@@ -28,9 +28,10 @@ class Unions:
 
     def unite(self, ours: Tensor, theirs: Tensor) -> None:
         """Unites the numbers at equal places; the shapes broadcast."""
-        ours, theirs = torch.broadcast_tensors(self.roots(ours), self.roots(theirs))
-        pairs = torch.stack([ours.flatten(), theirs.flatten()])
-        pairs = pairs[:, pairs[0] != pairs[1]].unique(dim=1)
+        ours, theirs = self.roots(ours), self.roots(theirs)
+        both = ours + theirs
+        pairs = torch.stack([ours.expand_as(both).flatten(), theirs.expand_as(both).flatten()])
+        pairs = pairs[:, pairs[0] != pairs[1]]
         if pairs.shape[1]:
             self._lower(pairs)
 
