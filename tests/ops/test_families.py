@@ -168,7 +168,9 @@ def test_aligned_is_the_nearest_multiple_of_eight(channels: float) -> None:
 
 
 def test_every_family_is_documented_by_an_equation() -> None:
-    assert FAMILIES.names() == ("cb_bottle", "efn", "identity", "slim", "teacher")
+    assert FAMILIES.names() == (
+        "cb_bottle", "efn", "identity", "kernel", "lowrank", "relu", "shrink_se", "slim", "teacher",
+    )  # fmt: skip
     for family in FAMILIES:
         assert family.equation.startswith("y = ")
         assert parse_op(str(OpSpec(family.name))) == OpSpec(family.name)

@@ -17,7 +17,8 @@ from lanac.ops.pool import (
     parse_pool,
 )
 
-KNOWN = "Known: cb_bottle, default, efn, identity, skip, slim, teacher."
+NAMES = "cb_bottle, default, efn, identity, inherit, kernel, lowrank, relu, shrink_se, skip, slim, teacher"
+KNOWN = f"Known: {NAMES}."
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +54,7 @@ def test_every_named_pool_fits_some_slot(program: Program, name: str) -> None:
 def test_an_empty_pool(text: str) -> None:
     with pytest.raises(PoolError) as caught:
         parse_pool(text)
-    assert str(caught.value) == (
-        f"pool {text!r} is empty; known: cb_bottle, default, efn, identity, skip, slim, teacher"
-    )
+    assert str(caught.value) == f"pool {text!r} is empty; known: {NAMES}"
     assert known_pool_names() == sorted(known_pool_names())
 
 
