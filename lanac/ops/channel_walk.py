@@ -150,6 +150,8 @@ class ChannelWalk:
             return self._same_channels(node, value)
         if isinstance(layer, nn.Flatten):
             return layer(value)
+        if isinstance(layer, (nn.Softmax, nn.LogSoftmax)):
+            return self._softmax(node, layer.dim)
         dim = _channel_dimension(layer)
         if dim is None or path in self._shared or not _varies_only(value, dim):
             return self._unknown(node)
@@ -194,7 +196,8 @@ class ChannelWalk:
         if name in _REDUCTIONS:
             return self._reduce(node)
         if name in ("softmax", "log_softmax"):
-            return self._softmax(node)
+            dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+            return self._softmax(node, dim)
         if name == "pad":
             return self._pad(node)
         if name in _PRODUCTS and len(node.args) == 2:
@@ -216,6 +219,10 @@ class ChannelWalk:
         return run_node(self.module, node, arguments, keywords)
 
     def _move(self, node: fx.Node) -> Any:
+        if function_name(node) == "getitem" and isinstance(node.args[1], fx.Node):
+            table = self.values[node.all_input_nodes[0].name]
+            if isinstance(table, Tensor):  # a look-up: any row may be read
+                self.unions.unite(_short(table), _short(table)[:1])
         value = self._run(node)
         if node.name in self.specs and (
             not isinstance(value, Tensor) or value.shape != self.specs[node.name].shape
@@ -273,9 +280,8 @@ class ChannelWalk:
         keep = bool(node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False))
         return value.amax(tuple(listed), keepdim=keep)
 
-    def _softmax(self, node: fx.Node) -> Any:
+    def _softmax(self, node: fx.Node, dim: Any) -> Any:
         value = self.values[node.all_input_nodes[0].name]
-        dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
         if not isinstance(dim, int) or _short(value).shape[dim] > 1:
             return self._unknown(node)
         return value
@@ -330,6 +336,11 @@ class ChannelWalk:
 
     def _fix_irregular(self) -> None:
         """Channels can be removed from a tensor along one dimension only, and not along the batch."""
+        fed: set[fx.Node] = set()
+        for node in self.module.graph.nodes:
+            if node.op == "placeholder" or any(source in fed for source in node.all_input_nodes):
+                fed.add(node)
+        batched = {node.name for node in fed}
         changed = True
         while changed:
             changed = False
@@ -338,7 +349,7 @@ class ChannelWalk:
                 if roots is None or not bool((roots != FIXED).any()):
                     continue
                 varying = [dim for dim, size in enumerate(roots.shape) if size > 1]
-                if len(varying) > 1 or varying == [0]:
+                if len(varying) > 1 or (varying == [0] and name in batched):
                     self.unions.fix(roots)
                     changed = True
 

@@ -89,7 +89,8 @@ class DistillCandidates:
         learning_rate: peak of Adam's learning rate; a cosine.
         checkpoint_s: seconds between checkpoints.
         calibration: training samples on which ops that inherit weights are fitted.
-        calibration_bytes: upper limit on what is kept of these samples, all slots together.
+        calibration_bytes: what is kept of these samples, all slots together; more only where a slot
+            would have fewer than `capture.LEAST_SAMPLES`.
     """
 
     samples: int = 8192
@@ -97,7 +98,7 @@ class DistillCandidates:
     learning_rate: float = 2e-3
     checkpoint_s: float = 60.0
     calibration: int = 512
-    calibration_bytes: int = 1 << 30
+    calibration_bytes: int = 1 << 28
     name = "distill_candidates"
     needs = ("program", "pool")
     provides = ("weights",)

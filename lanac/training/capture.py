@@ -12,6 +12,9 @@ from lanac.ir import Program, is_in_place
 from lanac.training.data import Batch
 from lanac.training.device import on_device
 
+LEAST_SAMPLES = 8
+"""Samples that every slot keeps, whatever they take: the places of one image are much alike."""
+
 
 class SlotCapture:
     """Runs the teacher and keeps what enters and leaves every slot.
@@ -64,9 +67,9 @@ def collect_inputs(
 ) -> dict[str, Tensor]:
     """What enters some slots over several batches, within a bound of memory.
 
-    Every slot keeps samples from the first on, as many as its memory holds and at least one: many
-    of small feature maps, few of large ones, which have more places each. The teacher runs once per
-    batch, and stops running when every slot has enough.
+    Every slot keeps samples from the first on, as many as its memory holds and at least
+    `LEAST_SAMPLES`: many of small feature maps, few of large ones, which have more places each. The
+    teacher runs once per batch, and stops running when every slot has enough.
 
     Args:
         capture: the teacher.
@@ -85,7 +88,7 @@ def collect_inputs(
             entered = features[name][0]
             sample_bytes = max(1, entered[0].numel() * entered.element_size())
             held = sum(map(len, kept[name]))
-            room = max(1, slot_bytes // sample_bytes) - held
+            room = max(LEAST_SAMPLES, slot_bytes // sample_bytes) - held
             # A copy: a view would keep the whole batch alive.
             kept[name].append(entered[:room].to("cpu", copy=True))
             if room <= len(entered):

@@ -103,7 +103,7 @@ class TestDistill:
         third = len(counts) // 3
         assert set(counts[:third]) == {512}
         assert set(counts[third : 2 * third]) == {48}  # whole batches
-        assert set(counts[2 * third :]) == {1}
+        assert set(counts[2 * third :]) == {8}
 
     def test_other_calibration_gives_another_result(self, start):
         keys = {

@@ -96,13 +96,13 @@ class Counting(SlotCapture):
 @pytest.mark.parametrize(
     ("slot_bytes", "samples", "runs"),
     # A sample that enters is 3 * 8 * 8 floats (768 bytes), between the slots 4 * 6 * 6 (576).
-    [(1 << 20, (10, 10), 3), (6000, (7, 10), 3), (3000, (3, 5), 2), (1, (1, 1), 1)],
+    [(1 << 20, (30, 30), 8), (12000, (15, 20), 5), (1, (8, 8), 2)],
 )
 def test_inputs_over_several_batches_within_a_bound(slot_bytes, samples, runs) -> None:
     net = network()
     program = partition(trace(net, (torch.zeros(2, 3, 8, 8),)))
     first, second = (slot.name for slot in program.slots)
-    x = torch.randn(10, 3, 8, 8)
+    x = torch.randn(30, 3, 8, 8)
     capture = Counting(program, CPU)
     batches = [Batch((part,)) for part in x.split(4)]
     found = collect_inputs(capture, batches, [first, second], slot_bytes)
