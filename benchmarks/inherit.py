@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--time", metavar="NETWORK", help="timm's name: measure times instead")
     parser.add_argument("--size", type=int, default=224, help="pixels, with --time")
     parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--bytes", type=int, default=1 << 28, help="kept of all slots, with --time")
+    parser.add_argument("--bytes", type=int, default=1 << 27, help="kept of all slots, with --time")
     arguments = parser.parse_args()
     if arguments.time:
         times(arguments.time, arguments.size, arguments.images, arguments.bytes)

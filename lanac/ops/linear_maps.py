@@ -80,7 +80,8 @@ def input_rows(layer: LinearMap, x: Tensor, shape: tuple[int, ...], places: Tens
     if isinstance(layer, nn.Linear):
         return x.reshape(-1, x.shape[-1])[places][None]
     top, bottom, left, right = padding_of(layer, x.shape[-2:])
-    x = F.pad(x, (left, right, top, bottom))
+    if max(top, bottom, left, right) > 0:
+        x = F.pad(x, (left, right, top, bottom))
     sample, row, column = _unravel(places, shape)
     taps = [
         x[sample, :, row * layer.stride[0] + i * layer.dilation[0],

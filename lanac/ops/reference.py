@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lanac.ops.linear_maps import LinearMap, linear_maps, output_rows, run_graph
+from lanac.ops.linear_maps import LinearMap, groups_of, linear_maps, output_rows, run_graph
 
 ROWS = (4096, 16384)
 """Rows that a linear map is fitted on: eight per unknown, within these bounds."""
+GROUPED_ROWS = (1024, 4096)
+"""Likewise for a map of groups, which has few unknowns in each, but rows for every one of them."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def _look(name: str, layer: LinearMap, x: Tensor, y: Tensor) -> MapReference:
     shape = tuple(y.movedim(channel, -1).shape[:-1])
     count = torch.Size(shape).numel()
     unknowns = layer.weight[0].numel()
-    rows = min(count, max(ROWS[0], min(8 * unknowns, ROWS[1])))
+    least, most = ROWS if groups_of(layer) == 1 else GROUPED_ROWS
+    rows = min(count, max(least, min(8 * unknowns, most)))
     # Drawn for the place in the graph alone: every op of the slot is fitted on the same rows.
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     places = torch.randperm(count, generator=generator)[:rows].sort().values

@@ -98,7 +98,7 @@ class DistillCandidates:
     learning_rate: float = 2e-3
     checkpoint_s: float = 60.0
     calibration: int = 512
-    calibration_bytes: int = 1 << 28
+    calibration_bytes: int = 1 << 27
     name = "distill_candidates"
     needs = ("program", "pool")
     provides = ("weights",)
