@@ -26,6 +26,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lanac.ir import TensorSpec
 from lanac.ir.graphs import function_name, read_attribute, run_node
+from lanac.ops.linear_maps import is_plain
 from lanac.ops.unions import FIXED, Unions
 
 PER_CHANNEL_MODULES = (
@@ -356,7 +357,7 @@ class ChannelWalk:
 
 def _channel_dimension(layer: nn.Module) -> int | None:
     """The dimension of a layer's input that its weights go along; None for layers not known."""
-    if isinstance(layer, _ConvTransposeNd):
+    if isinstance(layer, _ConvTransposeNd) or not is_plain(layer):
         return None
     if isinstance(layer, (_ConvNd, _NormBase, nn.GroupNorm)):
         return 1

@@ -12,13 +12,26 @@ from torch import Tensor, fx, nn
 from lanac.ir.graphs import is_in_place, run_node
 
 LinearMap = nn.Conv2d | nn.Linear
+_KNOWN_CLASSES = {"Conv2dSame", "BatchNormAct2d", "LayerNorm", "LayerNorm2d"}
+"""Classes of timm and torchvision, by name, so that those need not be imported."""
 
 
 def is_linear_map(layer: nn.Module | None) -> bool:
     """Whether a layer's outputs are sums of its inputs at one place, with weights that we can set."""
     if isinstance(layer, nn.Conv2d):
-        return layer.padding_mode == "zeros"
-    return isinstance(layer, nn.Linear)
+        return layer.padding_mode == "zeros" and is_plain(layer)
+    return isinstance(layer, nn.Linear) and is_plain(layer)
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer runs the code of torch.nn, or of a class that is known to differ by little.
+
+    Others may do anything with their weights, standardise them for example.
+    """
+    if type(layer).__name__ in _KNOWN_CLASSES:
+        return True
+    forward = getattr(type(layer), "forward", None)
+    return getattr(forward, "__module__", "").startswith("torch.nn.modules.")
 
 
 def linear_maps(module: fx.GraphModule) -> Iterator[tuple[fx.Node, LinearMap]]:

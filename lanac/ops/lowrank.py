@@ -87,19 +87,17 @@ def choose_factoring(layer: LinearMap, share: float) -> Factoring | None:
     """
     if isinstance(layer, nn.Conv2d) and layer.groups > 1:
         return None
-    forms = []
     outputs, inputs = layer.weight.shape[0], layer.weight[0].numel()
-    rank = _aligned_down(share * inputs * outputs / (inputs + outputs))
-    if rank:
-        forms.append((_lost(matrix_of(layer)[0], rank), Factoring(rank, spatial=False)))
+    ranks = {False: _aligned_down(share * inputs * outputs / (inputs + outputs))}
     if isinstance(layer, nn.Conv2d) and _is_separable(layer):
         high, wide = layer.kernel_size
         # The first factor runs before the horizontal stride.
         cost = layer.in_channels * high * layer.stride[1] + wide * outputs
-        rank = _aligned_down(share * inputs * outputs / cost)
-        if rank:
-            forms.append((_lost(_spatial_matrix(layer), rank), Factoring(rank, spatial=True)))
-    return min(forms, key=lambda form: form[0])[1] if forms else None
+        ranks[True] = _aligned_down(share * inputs * outputs / cost)
+    forms = [Factoring(rank, spatial) for spatial, rank in ranks.items() if rank]
+    if len(forms) < 2:
+        return forms[0] if forms else None
+    return min(forms, key=lambda form: _lost(layer, form))
 
 
 def _aligned_down(rank: float) -> int:
@@ -111,15 +109,16 @@ def _is_separable(layer: nn.Conv2d) -> bool:
     return plain and min(layer.kernel_size) > 1
 
 
-def _lost(matrix: Tensor, rank: int) -> float:
-    """What the best approximation of that rank loses of a matrix, squared."""
-    return float(torch.linalg.svdvals(matrix)[rank:].square().sum())
+def _lost(layer: LinearMap, form: Factoring) -> float:
+    """What the best approximation of that form loses of the weights, squared."""
+    matrix = matrix_of(layer)[0]
+    if form.spatial and isinstance(layer, nn.Conv2d):
+        matrix = _spatial_matrix(layer, matrix)
+    return float(torch.linalg.svdvals(matrix)[form.rank :].square().sum())
 
 
-def _spatial_matrix(layer: nn.Conv2d, matrix: Tensor | None = None) -> Tensor:
+def _spatial_matrix(layer: nn.Conv2d, matrix: Tensor) -> Tensor:
     """Weights as (inputs times rows of the kernel, columns of the kernel times outputs)."""
-    if matrix is None:
-        matrix = matrix_of(layer)[0]
     return matrix.reshape(layer.in_channels * layer.kernel_size[0], -1)
 
 
@@ -174,9 +173,6 @@ def _write(
 ) -> Tensor:
     """Sets both factors; returns their product as one matrix.
 
-    The product AB of rank r next to W in the outputs, |X (W - AB)|, has B from the leading
-    eigenvectors of the outputs' own products W'X'XW, and A = WB'.
-
     Args:
         layer: the layer that is factored.
         pair: its two factors.
@@ -188,10 +184,10 @@ def _write(
     first, second = pair[0].weight, pair[1].weight
     assert isinstance(first, Tensor) and isinstance(second, Tensor)
     if not factoring.spatial:
-        basis = _leading(matrix.T @ gram @ matrix, rank)
-        first.copy_((matrix @ basis).T.reshape(first.shape))
-        second.copy_(basis.reshape(second.shape))
-        return matrix @ basis @ basis.T
+        left, right = _two_factors(gram, matrix, rank)
+        first.copy_(left.T.reshape(first.shape))
+        second.copy_(right.T.reshape(second.shape))
+        return left @ right
     assert isinstance(layer, nn.Conv2d)
     wide, rows = layer.kernel_size[1], layer.in_channels * layer.kernel_size[0]
     flat = _spatial_matrix(layer, matrix)
@@ -207,6 +203,24 @@ def _write(
     first.copy_(left.T.reshape(first.shape))
     second.copy_(right.permute(2, 1, 0).reshape(second.shape))
     return torch.einsum("ra,vao->rvo", left, right).reshape(matrix.shape)
+
+
+def _two_factors(gram: Tensor, matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The product AB of that rank next to W in the outputs: least |X (W - AB)|.
+
+    With X'X = LL' it is the truncated singular value decomposition of L'W. The smaller of its two
+    symmetric products has the vectors: B' of W'X'XW, and A = WB', or else U of L'WW'L.
+    """
+    inputs, outputs = matrix.shape
+    if outputs <= inputs:
+        basis = _leading(matrix.T @ gram @ matrix, rank)
+        return matrix @ basis, basis.T
+    jitter = (1e-9 * gram.diagonal().mean()).clamp_min(1e-30)
+    lower = torch.linalg.cholesky(gram + jitter * torch.eye(inputs, dtype=gram.dtype))
+    white = lower.T @ matrix
+    basis = _leading(white @ white.T, rank)
+    left = torch.linalg.solve_triangular(lower.T, basis, upper=True)
+    return left, basis.T @ white
 
 
 def _leading(symmetric: Tensor, rank: int) -> Tensor:

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
+from lanac.ir import record_specs
+from lanac.ops.channels import Channels
 from lanac.ops.linear_maps import (
     input_rows,
     linear_maps,
@@ -105,3 +107,23 @@ def test_a_graph_runs_node_by_node_and_keeps_its_input() -> None:
         assert torch.equal(x, before)
         assert torch.equal(y, module(x.clone()))
     assert seen == ["relu_", "twice", "once", "twice_1"]
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that does something else with its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(x, weight, self.bias)
+
+
+def test_layers_with_code_of_their_own_are_left_alone() -> None:
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return isinstance(m, nn.Conv2d)
+
+    model = nn.Sequential(Standardised(3, 16, 1), nn.Conv2d(16, 3, 1))
+    graph = fx.GraphModule(model, Tracer().trace(model))
+    assert [str(node.target) for node, _ in linear_maps(graph)] == ["1"]
+    channels = Channels.of(graph, record_specs(graph, (torch.zeros(2, 3, 4, 4),))[0])
+    assert channels.groups == ()

@@ -12,7 +12,14 @@ from torch import Tensor, fx, nn
 from lanac.ir import OpSpec
 from lanac.ops import SlotView
 from lanac.ops.build import build_op
-from lanac.ops.lowrank import FAMILY, SHARES, Factoring, choose_factoring, factored
+from lanac.ops.lowrank import (
+    FAMILY,
+    SHARES,
+    Factoring,
+    _two_factors,
+    choose_factoring,
+    factored,
+)
 from lanac.targets import count_flops
 
 MakeView = Callable[..., SlotView]
@@ -41,18 +48,31 @@ def test_full_rank_is_exact(
     kernel: Any, stride: Any, dilation: Any, padding: Any, bias: bool, spatial: bool
 ) -> None:
     layer = nn.Conv2d(3, 5, kernel, stride, padding, dilation, bias=bias)
-    rank = min(3 * kernel[0], 5 * kernel[1]) if spatial else 5
+    rank = min(3 * kernel[0], 5 * kernel[1]) if spatial else min(3 * kernel[0] * kernel[1], 5)
     pair = factored(layer, Factoring(rank, spatial))
     x = torch.randn(2, 3, 11, 12)
     with torch.no_grad():
         assert torch.allclose(pair(x), layer(x), atol=1e-4)
 
 
-def test_a_linear_layer_of_full_rank_is_exact() -> None:
-    layer = nn.Linear(6, 9)
+@pytest.mark.parametrize("outputs", [4, 9])
+def test_a_linear_layer_of_full_rank_is_exact(outputs: int) -> None:
+    layer = nn.Linear(6, outputs)
     x = torch.randn(2, 4, 6)
     with torch.no_grad():
-        assert torch.allclose(factored(layer, Factoring(6, False))(x), layer(x), atol=1e-5)
+        assert torch.allclose(
+            factored(layer, Factoring(min(6, outputs), False))(x), layer(x), atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(20, 12), (12, 20)])
+def test_no_product_of_that_rank_is_nearer(inputs: int, outputs: int) -> None:
+    """Eckart and Young: what is lost are the other singular values of the outputs."""
+    x = torch.randn(200, inputs).double() * torch.logspace(-1, 1, inputs).double()
+    matrix = torch.randn(inputs, outputs).double()
+    left, right = _two_factors(x.T @ x, matrix, 5)
+    lost = (x @ (matrix - left @ right)).square().sum()
+    assert torch.allclose(lost, torch.linalg.svdvals(x @ matrix)[5:].square().sum(), rtol=1e-6)
 
 
 def test_the_form_of_smaller_error_is_chosen() -> None:
