@@ -13,7 +13,9 @@ from torch import Tensor, fx, nn
 
 from lanac.errors import PoolError
 from lanac.ir import OpSpec, Program, Slot, TensorSpec, record_specs
+from lanac.ops.channels import Channels
 from lanac.ops.layout import features_last
+from lanac.ops.reference import Reference
 from lanac.registry import Registry
 
 Kind = Literal["map", "tokens", "grid"]
@@ -83,6 +85,18 @@ class SlotView:
         device = parameter.device if parameter is not None else torch.device("cpu")
         zeros = torch.zeros(spec.shape, dtype=spec.dtype, device=device)
         return record_specs(self.teacher, (zeros,))[0]
+
+    @cached_property
+    def channels(self) -> Channels:
+        """The channels of the teacher's op, followed through its graph once for all ops."""
+        return Channels.of(self.teacher, self.inner_specs)
+
+    @cached_property
+    def reference(self) -> Reference | None:
+        """The teacher's op on the calibration samples, run once for all ops; None without samples."""
+        if self.calibration is None:
+            return None
+        return Reference.of(self.teacher, self.calibration)
 
     @cached_property
     def stride(self) -> int | None:

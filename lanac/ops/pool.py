@@ -18,11 +18,16 @@ NAMED_POOLS: dict[str, tuple[str, ...]] = {
     "default": (
         "identity",
         "slim",
+        "lowrank",
+        "kernel",
+        "relu",
+        "shrink_se",
         "efn(e=1,k=3,se=0)",
         "efn(e=3,k=3,se=0)",
         "cb_bottle(k=3,w=0.25)",
         "cb_bottle(k=3,w=0.5)",
     ),
+    "inherit": ("identity", "slim", "lowrank", "kernel", "relu", "shrink_se"),
     "paper": (
         "identity",
         "efn",

@@ -20,7 +20,7 @@ from lanac.ops.base import SlotView
 from lanac.ops.build import build_op
 from lanac.ops.pool import needs_distillation
 from lanac.passes.assemble import DISTILLED
-from lanac.training.capture import SlotCapture
+from lanac.training.capture import SlotCapture, collect_inputs
 from lanac.training.checkpoint import (
     CheckpointClock,
     pack_training,
@@ -91,12 +91,17 @@ class DistillCandidates:
         batch: samples per step.
         learning_rate: peak of Adam's learning rate; a cosine.
         checkpoint_s: seconds between checkpoints.
+        calibration: training samples on which ops that inherit weights are fitted.
+        calibration_bytes: what is kept of these samples, all slots together; more only where a slot
+            would have fewer than `capture.LEAST_SAMPLES`.
     """
 
     samples: int = 8192
     batch: int = 64
     learning_rate: float = 2e-3
     checkpoint_s: float = 60.0
+    calibration: int = 512
+    calibration_bytes: int = 1 << 27
     name = "distill_candidates"
     needs = ("program", "pool")
     provides = ("weights",)
@@ -122,7 +127,10 @@ class DistillCandidates:
 
     def _keys(self, compilation: Compilation) -> dict[str, tuple[Slot, OpSpec]]:
         pool = compilation.need("pool")
-        options = (self.samples, self.batch, self.learning_rate, compilation.seed)
+        options = (
+            self.samples, self.batch, self.learning_rate, compilation.seed,
+            self.calibration, self.calibration_bytes,
+        )  # fmt: skip
         common = key_of(dict(compilation.fingerprints), options, str(compilation.device.type))
         return {
             key_of(common, slot.nodes, compilation.families.key(op)): (slot, op)
@@ -138,7 +146,7 @@ class DistillCandidates:
         data, device = compilation.task.train, compilation.device
         order = list(training_order(data, self.samples, self.batch, compilation.seed))
         capture = SlotCapture(compilation.need("program"), device)
-        candidates = self._candidates(compilation, missing, capture, order[0])
+        candidates = self._candidates(compilation, missing, capture)
         learning = sum(candidate.optimizer is not None for candidate in candidates)
         what = f"distilling {learning} ops"
         if not learning:
@@ -169,26 +177,50 @@ class DistillCandidates:
         compilation: Compilation,
         missing: Mapping[str, tuple[Slot, OpSpec]],
         capture: SlotCapture,
-        first: Sequence[int],
     ) -> list[Candidate]:
-        """Builds the candidates; those that inherit choose what to keep on the first batch."""
-        batch = next(iter(compilation.task.train.batches([first], compilation.seed)))
-        features = capture.run(batch.to(compilation.device))
-        program = compilation.need("program")
-        candidates = []
+        """Builds the candidates; those that inherit weights are fitted to the calibration samples.
+
+        What is kept of the samples is let go slot by slot.
+        """
+        inputs = self._calibrate(compilation, missing, capture)
+        by_slot: dict[str, list[tuple[str, Slot, OpSpec]]] = defaultdict(list)
         for key, (slot, op) in missing.items():
-            view = SlotView.of(program, slot, features[slot.name][0].cpu())
-            try:
-                module = build_op(op, view, compilation.seed, compilation.families)
-            except PoolError as error:
-                failed = Candidate(slot, op, key, nn.Identity(), None, failure=str(error))
-                candidates.append(failed)
-                continue
-            module = module.to(compilation.device).train()
-            values = [value for value in module.parameters() if value.requires_grad]
-            optimizer = torch.optim.Adam(values, lr=self.learning_rate) if values else None
-            candidates.append(Candidate(slot, op, key, module, optimizer))
+            by_slot[slot.name].append((key, slot, op))
+        candidates = []
+        with compilation.instruments.progress("building ops", len(missing)) as advance:
+            for name, places in by_slot.items():
+                view = SlotView.of(compilation.need("program"), places[0][1], inputs.pop(name))
+                for key, slot, op in places:
+                    candidates.append(self._candidate(compilation, view, key, slot, op))
+                    advance(1)
         return candidates
+
+    def _calibrate(
+        self,
+        compilation: Compilation,
+        missing: Mapping[str, tuple[Slot, OpSpec]],
+        capture: SlotCapture,
+    ) -> dict[str, Tensor]:
+        data = compilation.task.train
+        samples = min(self.calibration, len(data))
+        order = list(training_order(data, samples, self.batch, compilation.seed))
+        batches = (batch.to(compilation.device) for batch in data.batches(order, compilation.seed))
+        slots = list(dict.fromkeys(slot.name for slot, _ in missing.values()))
+        # One share for each slot of the program, so that the company of an op changes nothing.
+        share = self.calibration_bytes // len(compilation.need("program").slots)
+        return collect_inputs(capture, batches, slots, share)
+
+    def _candidate(
+        self, compilation: Compilation, view: SlotView, key: str, slot: Slot, op: OpSpec
+    ) -> Candidate:
+        try:
+            module = build_op(op, view, compilation.seed, compilation.families)
+        except PoolError as error:
+            return Candidate(slot, op, key, nn.Identity(), None, failure=str(error))
+        module = module.to(compilation.device).train()
+        values = [value for value in module.parameters() if value.requires_grad]
+        optimizer = torch.optim.Adam(values, lr=self.learning_rate) if values else None
+        return Candidate(slot, op, key, module, optimizer)
 
 
 def training_order(data: Data, samples: int, batch: int, seed: int) -> Iterator[list[int]]:

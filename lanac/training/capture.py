@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor, fx, nn
 from lanac.ir import Program, is_in_place
 from lanac.training.data import Batch
 from lanac.training.device import on_device
+
+LEAST_SAMPLES = 8
+"""Samples that every slot keeps, whatever they take: the places of one image are much alike."""
 
 
 class SlotCapture:
@@ -57,6 +60,43 @@ class SlotCapture:
                 hook.remove()
         self.features = features
         return features
+
+
+def collect_inputs(
+    capture: SlotCapture, batches: Iterable[Batch], slots: Collection[str], slot_bytes: int
+) -> dict[str, Tensor]:
+    """What enters some slots over several batches, within a bound of memory.
+
+    Every slot keeps samples from the first on, as many as its memory holds and at least
+    `LEAST_SAMPLES`: many of small feature maps, few of large ones, which have more places each. The
+    teacher runs once per batch, and stops running when every slot has enough.
+
+    Args:
+        capture: the teacher.
+        batches: on the capture's device.
+        slots: names of the slots.
+        slot_bytes: upper limit on what each slot keeps.
+
+    Returns:
+        Inputs (B, ...) by slot name, on the CPU.
+    """
+    kept: dict[str, list[Tensor]] = {name: [] for name in slots}
+    full: set[str] = set()
+    for batch in batches:
+        features = capture.run(batch)
+        for name in kept.keys() - full:
+            entered = features[name][0]
+            sample_bytes = max(1, entered[0].numel() * entered.element_size())
+            held = sum(map(len, kept[name]))
+            room = max(LEAST_SAMPLES, slot_bytes // sample_bytes) - held
+            # A copy: a view would keep the whole batch alive.
+            kept[name].append(entered[:room].to("cpu", copy=True))
+            if room <= len(entered):
+                full.add(name)
+        capture.features = {}
+        if len(full) == len(kept):
+            break
+    return {name: torch.cat(parts) for name, parts in kept.items() if parts}
 
 
 def writes_its_input(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from lanac import run_passes
 from lanac.ir import IDENTITY, TEACHER, OpSpec
+from lanac.ops.reference import Reference
 from lanac.passes import DistillCandidates, ScoreCandidates
 from lanac.passes import distill_candidates as module
 from lanac.passes.assemble import DISTILLED, load_op
@@ -15,6 +16,7 @@ from lanac.passes.distill_candidates import training_order
 from lanac.passes.score_candidates import evaluation_indices
 from lanac.training.batch_norm import current_statistics
 
+OF = Reference.of
 DISTILL = DistillCandidates(samples=96, batch=16)
 SLIM, DENSE = OpSpec.of("slim", w=0.5), OpSpec.of("cb_bottle", k=3, w=0.25)
 
@@ -78,6 +80,47 @@ class TestDistill:
         monkeypatch.setattr(module.DistillCandidates, "_candidates", recorded)
         run_passes(start("flops=0.6x", f"{SLIM},{DENSE}"), [DISTILL])
         assert set(trained) == {DENSE}
+
+    def test_ops_are_fitted_to_as_many_samples_as_are_set(self, start, monkeypatch):
+        seen = []
+        build = module.build_op
+
+        def recorded(op, view, seed, families):
+            seen.append((view.slot.name, len(view.calibration)))
+            return build(op, view, seed, families)
+
+        monkeypatch.setattr(module, "build_op", recorded)
+        inherited = "slim(w=0.5),lowrank(r=0.5)"
+        for number, step in enumerate(
+            (
+                DistillCandidates(96, 16),
+                DistillCandidates(96, 16, calibration=40),
+                DistillCandidates(96, 16, calibration_bytes=1),
+            )
+        ):
+            run_passes(start("flops=0.6x", inherited, f"{number}"), [step])
+        counts = [count for _, count in seen]
+        third = len(counts) // 3
+        assert set(counts[:third]) == {512}
+        assert set(counts[third : 2 * third]) == {48}  # whole batches
+        assert set(counts[2 * third :]) == {8}
+
+    def test_other_calibration_gives_another_result(self, start):
+        keys = {
+            run_passes(start("flops=0.6x", str(SLIM)), [step]).weights["blocks.0"][SLIM].key
+            for step in (DISTILL, DistillCandidates(96, 16, calibration=64))
+        }
+        assert len(keys) == 2
+
+    def test_an_op_is_built_once_for_all_its_slots_ops_on_one_pass_of_the_teacher(
+        self, start, monkeypatch
+    ):
+        made = []
+        monkeypatch.setattr(
+            Reference, "of", classmethod(lambda cls, *given: made.append(given) or OF(*given))
+        )
+        compilation = run_passes(start("flops=0.6x", "slim,lowrank"), [DISTILL])
+        assert len(made) == len([ops for ops in compilation.weights.values() if ops])
 
     def test_candidates_learn(self, start):
         long = DistillCandidates(samples=2000, batch=50)

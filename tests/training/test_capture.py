@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from lanac.frontend.partition import partition
 from lanac.frontend.tracing import trace
 from lanac.training.batch_norm import current_statistics
-from lanac.training.capture import SlotCapture
+from lanac.training.capture import SlotCapture, collect_inputs
 from lanac.training.data import Batch
 
 CPU = torch.device("cpu")
@@ -80,3 +81,43 @@ def test_features_are_what_enters_even_where_a_slot_writes_into_its_input() -> N
     for slot in program.slots:
         before, after = features[slot.name]
         assert torch.equal(after, program.teacher_op(slot)(before.clone()))
+
+
+class Counting(SlotCapture):
+    """Counts the forward passes of the teacher."""
+
+    runs = 0
+
+    def run(self, batch):
+        self.runs += 1
+        return super().run(batch)
+
+
+@pytest.mark.parametrize(
+    ("slot_bytes", "samples", "runs"),
+    # A sample that enters is 3 * 8 * 8 floats (768 bytes), between the slots 4 * 6 * 6 (576).
+    [(1 << 20, (30, 30), 8), (12000, (15, 20), 5), (1, (8, 8), 2)],
+)
+def test_inputs_over_several_batches_within_a_bound(slot_bytes, samples, runs) -> None:
+    net = network()
+    program = partition(trace(net, (torch.zeros(2, 3, 8, 8),)))
+    first, second = (slot.name for slot in program.slots)
+    x = torch.randn(30, 3, 8, 8)
+    capture = Counting(program, CPU)
+    batches = [Batch((part,)) for part in x.split(4)]
+    found = collect_inputs(capture, batches, [first, second], slot_bytes)
+    assert capture.runs == runs
+    expected = [dict(capture.run(Batch((x,))))[name][0] for name in (first, second)]
+    for name, count, entered in zip((first, second), samples, expected, strict=True):
+        assert torch.allclose(found[name], entered[:count], atol=1e-6)
+        assert len(found[name]) == count
+        assert found[name].untyped_storage().nbytes() == found[name].nbytes
+
+
+def test_only_the_slots_that_are_asked_for_are_kept() -> None:
+    program = partition(trace(network(), (torch.zeros(2, 3, 8, 8),)))
+    name = program.slots[1].name
+    capture = SlotCapture(program, CPU)
+    found = collect_inputs(capture, [Batch((torch.randn(2, 3, 8, 8),))], [name], 1 << 20)
+    assert list(found) == [name]
+    assert capture.features == {}
