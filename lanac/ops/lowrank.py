@@ -14,7 +14,7 @@ from lanac.ops.base import SlotView
 from lanac.ops.least_squares import Fit, NormalEquations, refit
 from lanac.ops.linear_maps import LinearMap, linear_maps, matrix_of, replace_layer
 
-SHARES = (0.75, 0.5, 0.375, 0.25)
+SHARES = (0.75, 0.5, 0.25)
 LARGE = 0.1
 """Share of the slot's multiplications from which on a layer is large."""
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from lanac.ops.linear_maps import LinearMap, groups_of, linear_maps, output_rows, run_graph
 
 ROWS = (4096, 16384)
-"""Rows that a linear map is fitted on: eight per unknown, within these bounds."""
+"""Rows that a linear map is fitted on: four per unknown, within these bounds."""
 GROUPED_ROWS = (1024, 4096)
 """Likewise for a map of groups, which has few unknowns in each, but rows for every one of them."""
 
@@ -80,7 +80,7 @@ def _look(name: str, layer: LinearMap, x: Tensor, y: Tensor) -> MapReference:
     count = torch.Size(shape).numel()
     unknowns = layer.weight[0].numel()
     least, most = ROWS if groups_of(layer) == 1 else GROUPED_ROWS
-    rows = min(count, max(least, min(8 * unknowns, most)))
+    rows = min(count, max(least, min(4 * unknowns, most)))
     # Drawn for the place in the graph alone: every op of the slot is fitted on the same rows.
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     places = torch.randperm(count, generator=generator)[:rows].sort().values
