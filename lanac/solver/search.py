@@ -42,12 +42,14 @@ class Model:
 
     Attributes:
         scores: scaled regret of each (slot, op) that it may choose.
+        pairs: scaled coefficients of the pair terms; below 0, paid if not both are chosen.
         cuts: constraints beyond the knapsacks.
         scale: regret of a scaled score of 1.
         seconds: time limit.
     """
 
     scores: dict[Pair, float]
+    pairs: dict[tuple[Pair, Pair], float]
     cuts: Sequence[Cut]
     scale: float
     seconds: float
@@ -87,6 +89,7 @@ class Search:
         self.sorted_bounds = sorted(self.bounds.values())
         self.guess = self._guess_for(_FIRST_OPS * len(reduced.allowed))
         positive = [regret for pair in self.bounds if (regret := self._regret(pair)) > 0]
+        positive += [abs(units) / reduced.unit for units in reduced.pairs.values()]
         self.scale = max(statistics.median(positive), _LEAST_SCALE) if positive else 1.0
 
     def best_plan(self, cuts: Sequence[Cut]) -> Step:
@@ -94,7 +97,8 @@ class Search:
         best: tuple[int, ...] | None = None
         bound = 0.0
         while (left := self.deadline - time.perf_counter()) > 0:
-            run = self.run(Model(self._scores(), [*cuts, *self.covers], self.scale, left))
+            rows = [*cuts, *self.covers]
+            run = self.run(Model(self._scores(), self._pairs(), rows, self.scale, left))
             bound = max(bound, min(run.bound, self.guess))
             broken = [self.reduced.violated(choices) for choices in run.found]
             kept = [c for c, b in zip(run.found, broken, strict=True) if not b]
@@ -134,9 +138,29 @@ class Search:
             if bound <= self.guess
         }
 
+    def _pairs(self) -> dict[tuple[Pair, Pair], float]:
+        largest = _CAP * self.scale
+        return {
+            pair: max(-largest, min(units / self.reduced.unit, largest)) / self.scale
+            for pair, units in self.reduced.pairs.items()
+        }
+
     def _fits(self, choices: tuple[int, ...]) -> bool:
         """Whether the regret is neither too small for the tolerance nor cut to the cap."""
         if self.scale <= _LEAST_SCALE:  # as fine as floats go
             return True
         regrets = [self._regret(pair) / self.scale for pair in enumerate(choices)]
+        regrets.append(self.reduced.pair_regret(choices) / self.reduced.unit / self.scale)
         return max(regrets) <= _CAP and (sum(regrets) >= _FINE or not any(regrets))
+
+
+def one_by_one(search: Search, cuts: Sequence[Cut], count: int, overlap: int) -> list[Step]:
+    """The sequence by one call of the solver for each plan; ends with a step without a plan."""
+    rows, steps = list(cuts), []
+    for _ in range(count):
+        step = search.best_plan(rows)
+        steps.append(step)
+        if step.choices is None or step.timed_out:
+            break
+        rows.append(Cut(tuple(enumerate(step.choices)), overlap))
+    return steps
