@@ -201,7 +201,7 @@ class Selection:
             return f"{plans}, each proven to be the best that respects those before it"
         if self.status is SelectionStatus.FEASIBLE:
             worst = max(plan.gap for plan in self.plans)
-            return f"{plans} within the time limit, proven gap {worst:.2%}"
+            return f"{plans}, proven to be within {worst:.2%} of the best"
         if self.status is SelectionStatus.TIME_LIMIT:
             return "no plan was found within the time limit; allow more time or a smaller pool"
         if self.status is SelectionStatus.FEWER_PLANS:
