@@ -25,11 +25,12 @@ _HALVINGS = 50
 _MARGIN = 1e-9  # relative, far above the rounding of these sums
 
 
-def op_bounds(reduced: Reduced) -> dict[Pair, float]:
+def op_bounds(reduced: Reduced, unit: int | None = None) -> dict[Pair, float]:
     """For each allowed (slot, op) a lower bound on the regret of every plan that contains it.
 
     Args:
         reduced: the problem; at least one op allowed in each slot.
+        unit: this many units make a bound of 1; None: as of the scores.
 
     Returns:
         Bounds of at least the op's own regret, less a margin for rounding.
@@ -37,7 +38,8 @@ def op_bounds(reduced: Reduced) -> dict[Pair, float]:
     pairs = [(slot, op) for slot, pool in enumerate(reduced.allowed) for op in pool]
     sizes = [len(pool) for pool in reduced.allowed]
     starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-    regrets = np.array([reduced.regrets[slot][op] / reduced.unit for slot, op in pairs])
+    unit = unit or reduced.unit
+    regrets = np.array([reduced.regrets[slot][op] / unit for slot, op in pairs])
     weights = [
         np.array([knapsack.excess[slot][op] / knapsack.slack for slot, op in pairs])
         for knapsack in reduced.knapsacks

@@ -21,6 +21,7 @@ Bools = NDArray[np.bool_]
 _BUCKETS = 128
 _FITS = 1 + 1e-9  # a knapsack of slack 1 in floats; the exact check comes later
 MARGIN = 1e-9  # relative, far above the rounding of the sums here
+_LEAST_MARGIN = 1e-200  # where the regrets are too small for a relative one; the largest is near 1
 
 
 @dataclass
@@ -81,7 +82,7 @@ class Window:
         constant = float(prices[:knapsacks].sum() + paid @ columns.most[used])
         least = np.minimum.reduceat(np.where(box, costs, np.inf), columns.starts)
         bound = float(least.sum()) - constant
-        bound -= MARGIN * (float(np.abs(least).sum()) + constant)
+        bound -= MARGIN * (float(np.abs(least).sum()) + constant) + _LEAST_MARGIN
         return cls(columns, bound, np.where(box, costs - least[columns.slot], np.inf))
 
     def groups(self, width: float) -> tuple[list[Ints], Ints]:
@@ -92,10 +93,19 @@ class Window:
         single = np.array([group[0] for group in split if len(group) == 1], np.int64)
         return [group for group in split if len(group) > 1], single
 
-    def widest(self, width: float, most: float) -> float:
-        """How far into the width at most about `most` choices are met; counted in buckets."""
+    def width(self, highest: float) -> float:
+        """What a choice of at most this regret can spend above the cheapest one, and a little more.
+
+        The sums of what is spent and of the regret are rounded differently: without the margin a
+        choice that stands at the very end of a window could be missing on both sides of it.
+        """
+        return (highest - self.bound) * (1 + MARGIN)
+
+    def furthest(self, highest: float, most: float) -> float:
+        """The regret up to which at most about `most` choices are met; counted in buckets."""
+        width = self.width(highest)
         if not width > 0:
-            return max(width, 0.0)
+            return highest
         counts = np.zeros(_BUCKETS)
         counts[0] = 1.0
         for group in self.groups(width)[0]:
@@ -103,7 +113,7 @@ class Window:
             step = np.bincount(np.minimum(bucket, _BUCKETS - 1), minlength=_BUCKETS)
             counts = np.convolve(counts, step)[:_BUCKETS]
         met = int(np.searchsorted(np.cumsum(counts), most, side="right"))
-        return width if met == _BUCKETS else width * met / _BUCKETS
+        return highest if met == _BUCKETS else self.bound + width * met / _BUCKETS
 
     def choices(self, highest: float) -> Ints:
         """Every choice of the box with a regret of at most `highest` that keeps all rows.
@@ -113,7 +123,7 @@ class Window:
             rounding.
         """
         columns = self.columns
-        width = highest - self.bound
+        width = self.width(highest)
         free, single = self.groups(width)
         empty = np.zeros((0, columns.slots), np.int64)
         counts = columns.counted[:, single].sum(1, dtype=np.int64)
@@ -125,8 +135,9 @@ class Window:
             _FITS - columns.weights[:, single].sum(1) - sum(least, np.zeros(len(columns.weights)))
         )
         spent, used = np.zeros(1), np.zeros((len(columns.weights), 1))
-        # Counts above the number of slots cannot be; int8 keeps what is copied small.
-        left = np.minimum(columns.most - counts, 127).astype(np.int8)[:, None]
+        # No choice is counted more often than there are slots; small integers are copied faster.
+        small = np.int8 if columns.slots < 128 else np.int16
+        left = np.minimum(columns.most - counts, columns.slots).astype(small)[:, None]
         trail: list[tuple[Ints, Ints]] = []
         for group, lightest in zip(free, least, strict=True):
             before, which = np.nonzero(spent[:, None] + self.reduced[group] <= width)

@@ -34,6 +34,7 @@ _LISTED = 30_000.0  # choices a listing may meet; less with many rows, each of w
 _ROWS = 16  # rows at which a listing may meet half of that
 _PLANS = 3.0  # a listing has to reach as far as so many plans lie apart, or the node is split
 _FIRST_STEP = 1e-4  # of the first regret: that distance before two plans are known
+_LEAST_STEP = 1e-6  # of the guess: each listing gains as much at least, so that the search ends
 _TIE = 1e-12  # relative: closer regrets are compared in integers
 _PATIENCE = 500  # nodes without a first plan
 _GAP_PATIENCE = 20  # nodes without a further plan where a gap is allowed
@@ -50,7 +51,7 @@ class _Node:
 
 @dataclass(frozen=True)
 class Found:
-    """A plan of the sequence: regret and lower bound in the unit of scores."""
+    """A plan of the sequence: regret and lower bound in the unit of the tree."""
 
     choices: tuple[int, ...]
     regret: float
@@ -60,12 +61,16 @@ class Found:
 class Tree:
     """The sequence of one problem.
 
+    Its unit of regrets is a power of two above the largest one, so that none exceeds 1. In the unit
+    of scores as small as the smallest floats, margins for rounding would vanish.
+
     Args:
         reduced: the problem; pair terms are not part of it.
         cuts: constraints from the start: forbidden sets, plans known before.
         overlap: in how many slots two plans may agree.
         relax: makes the linear relaxation of columns.
-        near: whether a regret is close enough to a lower bound of it; None: proven optimal.
+        near: whether a regret is close enough to a lower bound of it, both in the unit of scores;
+            None: proven optimal.
         seed: of the rounding, which is used where a gap is allowed.
         deadline: on the clock of `time.perf_counter`.
     """
@@ -81,14 +86,18 @@ class Tree:
         deadline: float,
     ) -> None:
         self.reduced, self.overlap, self.relax = reduced, overlap, relax
-        self.cuts, self.near, self.seed, self.deadline = list(cuts), near, seed, deadline
-        bounds = op_bounds(reduced)
+        self.cuts, self.seed, self.deadline = list(cuts), seed, deadline
+        largest = max(reduced.regrets[i][j] for i, pool in enumerate(reduced.allowed) for j in pool)
+        self.unit = 1 << largest.bit_length()
+        self.score = self.unit / reduced.unit
+        self.near = near and functools.partial(_scaled, near, self.score)
+        bounds = op_bounds(reduced, self.unit)
         self.pairs = list(bounds)
         self.place = {pair: place for place, pair in enumerate(self.pairs)}
         self.low = np.array(list(bounds.values()))
         self.sorted_low = np.sort(self.low)
         self.slot = np.array([slot for slot, _ in self.pairs])
-        self.regrets = np.array([reduced.regrets[i][j] / reduced.unit for i, j in self.pairs])
+        self.regrets = np.array([reduced.regrets[i][j] / self.unit for i, j in self.pairs])
         self.weights = np.array(
             [
                 [knapsack.excess[i][j] / knapsack.slack for i, j in self.pairs]
@@ -123,8 +132,8 @@ class Tree:
 
     def take(self, choices: tuple[int, ...], bound: float) -> None:
         """Take in the next plan from outside, after being stuck."""
-        regret = self.reduced.regret(choices) / self.reduced.unit
-        self.found.append(Found(choices, regret, min(bound, regret)))
+        regret = self.reduced.regret(choices) / self.unit
+        self.found.append(Found(choices, regret, min(bound / self.score, regret)))
         self.cuts.append(Cut(tuple(enumerate(choices)), self.overlap))
         self.stuck = False
 
@@ -144,7 +153,7 @@ class Tree:
     def _step(self) -> float:
         """How far a listing has to reach to be worth it."""
         first = self.found[0].regret if self.found else self.guess
-        return max(_PLANS * self._apart(), _FIRST_STEP * first)
+        return max(_PLANS * self._apart(), _FIRST_STEP * first, _LEAST_STEP * self.guess)
 
     def _patience(self) -> float:
         """Nodes without a plan: for feasibility, or within a gap, the solver may be better."""
@@ -238,14 +247,12 @@ class Tree:
         step = self._step()
         if other is not None and bound > other + step:
             return [_Node(bound, 0, node.listed, node.box)]
-        width = self.guess - window.bound
         most = max(_LISTED * _ROWS / (_ROWS + len(columns.most)), 1.0)
-        reach = window.widest(width, most)
-        if reach == width or window.bound + reach >= bound + step:
-            end = window.bound + reach
+        end = window.furthest(self.guess, most)
+        if end >= min(self.guess, bound + step):
             pool.add(window.choices(end), node.listed, end)
-            return [] if reach == width else [_Node(end, 0, end, node.box)]
-        box = node.box & (window.reduced <= width)
+            return [] if end >= self.guess else [_Node(end, 0, end, node.box)]
+        box = node.box & (window.reduced <= window.width(self.guess))
         return [
             _Node(bound, 0, node.listed, half) for half in _halves(columns, box, values, window)
         ]
@@ -330,19 +337,24 @@ def tree_steps(tree: Tree, search: Search, count: int) -> list[Step]:
     while tree.stuck:
         helped = search.best_plan(tree.cuts)
         if helped.choices is not None:
-            regret = tree.reduced.regret(helped.choices) / tree.reduced.unit
-            tree.take(helped.choices, regret if helped.bound is None else helped.bound)
+            tree.take(helped.choices, math.inf if helped.bound is None else helped.bound)
         tree.done, tree.timed_out = helped.choices is None, helped.timed_out
         if tree.done or tree.timed_out:
             break
         tree.run(count)
     steps = [
-        Step(plan.choices, None if plan.bound >= plan.regret else plan.bound, timed_out=False)
+        Step(plan.choices, None if plan.bound >= plan.regret else plan.bound * tree.score, False)
         for plan in tree.found
     ]
     if tree.timed_out:
         return [*steps, Step(None, None, timed_out=True)]
     return steps if len(steps) == count else [*steps, Step(None, None, timed_out=False)]
+
+
+def _scaled(
+    near: Callable[[float, float], bool], score: float, regret: float, bound: float
+) -> bool:
+    return near(regret * score, bound * score)
 
 
 def _within(near: Callable[[float, float], bool], bound: float, regret: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from dataclasses import replace
 from fractions import Fraction
@@ -78,7 +79,12 @@ def problems(draw, build):
     sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     score = draw(
         st.sampled_from(
-            [st.floats(-1, 1), st.integers(-2, 2), st.sampled_from([0.0, 1e-6, 0.01, 5.0, 1e9])]
+            [
+                st.floats(-1, 1),
+                st.integers(-2, 2),
+                st.sampled_from([0.0, 1e-6, 0.01, 5.0, 1e9]),
+                st.sampled_from([0.0, 5e-324, 1e-323, 2.5e-320, 1e-310]),
+            ]
         )
     )
     cost = draw(
@@ -138,6 +144,31 @@ def test_tree_equals_brute_force(build, data, split):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tree, "_LISTED", 1.0 if split else 30_000.0)
         check_sequence(problem, solve(problem))
+
+
+@pytest.mark.parametrize("listed", [1.0, 30_000.0])
+def test_a_first_regret_of_zero_does_not_stall_the_tree(build, monkeypatch, listed):
+    """The distance that a listing has to gain was a share of it: 0, and the search never ended."""
+    monkeypatch.setattr(tree, "_LISTED", listed)
+    scores = [[1e9, 0.0, 5.0, 1e-6], [0.01], [1e9, 0.0, 0.01, 0.01]]
+    answer = solve(build(scores, plan_count=2), time_limit_s=math.inf)
+    assert [plan.score for plan in answer.plans] == [0.01, 0.010001]
+    assert answer.status is SelectionStatus.OPTIMAL
+
+
+def test_scores_as_small_as_floats_can_be(build):
+    scores = [[0.0, 5e-324, 2e-323], [1e-323, 0.0, 2.5e-320]]
+    problem = build(scores, plan_count=9)
+    answer = solve(problem)
+    assert [plan.score for plan in answer.plans] == sorted(
+        map(float, dict(plans_of(problem)).values())
+    )
+
+
+def test_more_shared_choices_than_a_byte_counts(build):
+    """The second best of 200 slots shares 199 choices; 127 was taken for no limit at all."""
+    problem = build([[0.0, 1.0]] * 200, plan_count=2, max_overlap=199)
+    assert [plan.score for plan in solve(problem).plans] == [0.0, 1.0]
 
 
 @LEAN
