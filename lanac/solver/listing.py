@@ -19,7 +19,8 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 _BUCKETS = 128
-_FITS = 1 + 1e-9  # a knapsack of slack 1 in floats; the exact check comes later
+_CLOSER = 4  # times at most that the first bucket is divided: below that, choices are ties
+FITS = 1 + 1e-9  # a knapsack of slack 1 in floats; the exact check comes later
 MARGIN = 1e-9  # relative, far above the rounding of the sums here
 _LEAST_MARGIN = 1e-200  # where the regrets are too small for a relative one; the largest is near 1
 
@@ -62,11 +63,13 @@ class Window:
     Attributes:
         bound: below the regret of every plan of the box.
         reduced: cost of each column above the cheapest of its slot; infinite outside the box.
+        prices: the multipliers of the knapsacks.
     """
 
     columns: Columns
     bound: float
     reduced: Floats
+    prices: Floats
 
     @classmethod
     def at(cls, columns: Columns, box: Bools, prices: Floats) -> Window:
@@ -83,7 +86,9 @@ class Window:
         least = np.minimum.reduceat(np.where(box, costs, np.inf), columns.starts)
         bound = float(least.sum()) - constant
         bound -= MARGIN * (float(np.abs(least).sum()) + constant) + _LEAST_MARGIN
-        return cls(columns, bound, np.where(box, costs - least[columns.slot], np.inf))
+        return cls(
+            columns, bound, np.where(box, costs - least[columns.slot], np.inf), prices[:knapsacks]
+        )
 
     def groups(self, width: float) -> tuple[list[Ints], Ints]:
         """Columns within the width for each slot with several, and those without a choice."""
@@ -102,18 +107,29 @@ class Window:
         return (highest - self.bound) * (1 + MARGIN)
 
     def furthest(self, highest: float, most: float) -> float:
-        """The regret up to which at most about `most` choices are met; counted in buckets."""
+        """The regret up to which at most about `most` choices are met; counted in buckets.
+
+        Where the first bucket holds too many, it is looked at more closely.
+        """
         width = self.width(highest)
         if not width > 0:
             return highest
+        for _ in range(_CLOSER):
+            met = self._buckets(width, most)
+            if met > 0:
+                return min(highest, self.bound + width * (met / _BUCKETS))
+            width /= _BUCKETS
+        return self.bound
+
+    def _buckets(self, width: float, most: float) -> int:
+        """How many buckets of the width hold at most about so many choices."""
         counts = np.zeros(_BUCKETS)
         counts[0] = 1.0
         for group in self.groups(width)[0]:
             bucket = (self.reduced[group] * (_BUCKETS / width)).astype(np.int64)
             step = np.bincount(np.minimum(bucket, _BUCKETS - 1), minlength=_BUCKETS)
             counts = np.convolve(counts, step)[:_BUCKETS]
-        met = int(np.searchsorted(np.cumsum(counts), most, side="right"))
-        return highest if met == _BUCKETS else self.bound + width * met / _BUCKETS
+        return int(np.searchsorted(np.cumsum(counts), most, side="right"))
 
     def choices(self, highest: float) -> Ints:
         """Every choice of the box with a regret of at most `highest` that keeps all rows.
@@ -131,9 +147,7 @@ class Window:
             return empty
         free.sort(key=lambda group: -float(np.partition(self.reduced[group], 1)[1]))
         least = [columns.weights[:, group].min(1) for group in free]
-        room = (
-            _FITS - columns.weights[:, single].sum(1) - sum(least, np.zeros(len(columns.weights)))
-        )
+        room = FITS - columns.weights[:, single].sum(1) - sum(least, np.zeros(len(columns.weights)))
         spent, used = np.zeros(1), np.zeros((len(columns.weights), 1))
         # No choice is counted more often than there are slots; small integers are copied faster.
         small = np.int8 if columns.slots < 128 else np.int16

@@ -85,15 +85,22 @@ class Search:
     def __init__(self, reduced: Reduced, run: Callable[[Model], Run], deadline: float) -> None:
         self.reduced, self.run, self.deadline = reduced, run, deadline
         self.covers: list[Cut] = []
-        self.bounds = op_bounds(reduced)
+        self.begun = False
+
+    def _begin(self) -> None:
+        """Prepare the first call, which may never come."""
+        self.begun = True
+        self.bounds = op_bounds(self.reduced)
         self.sorted_bounds = sorted(self.bounds.values())
-        self.guess = self._guess_for(_FIRST_OPS * len(reduced.allowed))
+        self.guess = self._guess_for(_FIRST_OPS * len(self.reduced.allowed))
         positive = [regret for pair in self.bounds if (regret := self._regret(pair)) > 0]
-        positive += [abs(units) / reduced.unit for units in reduced.pairs.values()]
+        positive += [abs(units) / self.reduced.unit for units in self.reduced.pairs.values()]
         self.scale = max(statistics.median(positive), _LEAST_SCALE) if positive else 1.0
 
     def best_plan(self, cuts: Sequence[Cut]) -> Step:
         """The best plan under the cuts that keeps every limit exactly."""
+        if not self.begun:
+            self._begin()
         best: tuple[int, ...] | None = None
         bound = 0.0
         while (left := self.deadline - time.perf_counter()) > 0:

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lanac.solver.lagrange import op_bounds
+from lanac.solver.first import lightest_best
+from lanac.solver.lagrange import flat_ops, lower_bounds
 from lanac.solver.listing import Bools, Columns, Floats, Ints, Window
 from lanac.solver.reduce import Cut, Reduced
 from lanac.solver.rounding import Relaxation, Rounding
@@ -35,6 +36,9 @@ _ROWS = 16  # rows at which a listing may meet half of that
 _PLANS = 3.0  # a listing has to reach as far as so many plans lie apart, or the node is split
 _FIRST_STEP = 1e-4  # of the first regret: that distance before two plans are known
 _LEAST_STEP = 1e-6  # of the guess: each listing gains as much at least, so that the search ends
+_WINDOW_OPS = 3  # per slot on average, in the first guess for the first plan
+_WINDOW = 1e5  # choices in its first window, counted with the dominated ones
+_GROWTH_WINDOW = 16.0  # times as many in the next
 _TIE = 1e-12  # relative: closer regrets are compared in integers
 _PATIENCE = 500  # nodes without a first plan
 _GAP_PATIENCE = 20  # nodes without a further plan where a gap is allowed
@@ -86,25 +90,22 @@ class Tree:
         deadline: float,
     ) -> None:
         self.reduced, self.overlap, self.relax = reduced, overlap, relax
-        self.cuts, self.seed, self.deadline = list(cuts), seed, deadline
+        self.cuts = [cut for cut in cuts if _can_bind(cut, reduced)]
+        self.seed, self.deadline = seed, deadline
         largest = max(reduced.regrets[i][j] for i, pool in enumerate(reduced.allowed) for j in pool)
         self.unit = 1 << largest.bit_length()
         self.score = self.unit / reduced.unit
         self.near = near and functools.partial(_scaled, near, self.score)
-        bounds = op_bounds(reduced, self.unit)
-        self.pairs = list(bounds)
+        ops = flat_ops(reduced, self.unit)
+        self.pairs, self.slot, self.regrets, self.weights = (
+            ops.pairs,
+            ops.slot,
+            ops.regrets,
+            ops.weights,
+        )
         self.place = {pair: place for place, pair in enumerate(self.pairs)}
-        self.low = np.array(list(bounds.values()))
+        self.low, self.prices = lower_bounds(ops)
         self.sorted_low = np.sort(self.low)
-        self.slot = np.array([slot for slot, _ in self.pairs])
-        self.regrets = np.array([reduced.regrets[i][j] / self.unit for i, j in self.pairs])
-        self.weights = np.array(
-            [
-                [knapsack.excess[i][j] / knapsack.slack for i, j in self.pairs]
-                for knapsack in reduced.knapsacks
-                if knapsack.slack > 0
-            ]
-        ).reshape(-1, len(self.pairs))
         starts = np.flatnonzero(np.diff(self.slot, prepend=-1))
         self.most_regret = 1.001 * float(np.maximum.reduceat(self.regrets, starts).sum())
         shown = (_GAP_OPS if near else _FIRST_OPS) * len(reduced.allowed)
@@ -117,7 +118,9 @@ class Tree:
 
     def run(self, count: int) -> None:
         """Look for plans until there are `count`, none is left or the time is out."""
-        floor = 0.0
+        if not self.found and not self.cuts and len(self.weights) < 2:
+            self._begin()
+        floor = self.found[-1].bound if self.found else 0.0
         while len(self.found) < count and not self.done:
             self._search(floor, count)
             if len(self.found) >= count or self.timed_out or self.stuck:
@@ -129,6 +132,35 @@ class Tree:
             further = self.guess + apart * (count - len(self.found)) if apart else 0.0
             self.guess = max(self._guess_for(int(_GROWTH * shown) + 1), further)
             self.guess = min(self.guess, self.most_regret)
+
+    def _begin(self) -> None:
+        """The first plan where there is one limit and nothing else, if that is not too much."""
+        slots = len(self.reduced.allowed)
+        shown, most = _WINDOW_OPS * slots, _WINDOW
+        while time.perf_counter() <= self.deadline:
+            guess = self._guess_for(shown)
+            places = np.flatnonzero(self.low <= guess)
+            end = guess
+            if len(np.unique(self.slot[places])) == slots:
+                columns = self._columns(places)
+                window = Window.at(columns, np.ones(len(places), bool), self.prices)
+                end = window.furthest(guess, most)
+                best = lightest_best(window, end)
+                if best is None:
+                    return
+                if len(best):
+                    choices = tuple(self.pairs[place][1] for place in places[best])
+                    regret = self.reduced.regret(choices) / self.unit
+                    if self.reduced.violated(choices):
+                        return
+                    if regret <= end:  # choices above may be missing
+                        self.found.append(Found(choices, regret, regret))
+                        self.cuts.append(Cut(tuple(enumerate(choices)), self.overlap))
+                        return
+            if end >= self.most_regret:
+                return
+            most *= _GROWTH_WINDOW
+            shown = max(2 * shown, len(places)) if end >= guess else shown
 
     def take(self, choices: tuple[int, ...], bound: float) -> None:
         """Take in the next plan from outside, after being stuck."""
@@ -170,7 +202,7 @@ class Tree:
         relaxed = self.relax(columns)
         pool = _Pool(self, columns, shown)
         rounding = Rounding(columns, self.relax, self.seed) if self.near else None
-        numbers = itertools.count()
+        numbers = itertools.count(0, -1)  # among equal bounds the newest, and so deepest, first
         heap = [_Node(floor, next(numbers), -1.0, np.ones(len(shown), bool))]
         while heap:
             node = heapq.heappop(heap)
@@ -349,6 +381,11 @@ def tree_steps(tree: Tree, search: Search, count: int) -> list[Step]:
     if tree.timed_out:
         return [*steps, Step(None, None, timed_out=True)]
     return steps if len(steps) == count else [*steps, Step(None, None, timed_out=False)]
+
+
+def _can_bind(cut: Cut, reduced: Reduced) -> bool:
+    """Whether more ops of the cut could be chosen than it allows."""
+    return len({slot for slot, op in cut.pairs if op in reduced.allowed[slot]}) > cut.most
 
 
 def _scaled(
