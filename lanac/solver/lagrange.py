@@ -33,9 +33,9 @@ def op_bounds(reduced: Reduced) -> dict[Pair, float]:
         reduced: the problem; at least one op allowed in each slot.
 
     Returns:
-        Bounds of at least the op's own regret, less a margin for rounding; in the unit of scores.
+        Bounds of at least the op's own regret, less a margin for rounding; 1 is `Reduced.top`.
     """
-    ops = flat_ops(reduced, reduced.unit)
+    ops = flat_ops(reduced)
     return dict(zip(ops.pairs, lower_bounds(ops)[0].tolist(), strict=True))
 
 
@@ -46,7 +46,7 @@ class FlatOps:
     Attributes:
         pairs: (slot, op) of each.
         slot: slot of each, ascending.
-        regrets: of each, at least 0.
+        regrets: of each, at least 0; 1 is `Reduced.top`.
         weights: knapsacks x ops, each with a slack of 1; without those that no choice can break.
     """
 
@@ -56,8 +56,9 @@ class FlatOps:
     weights: Floats
 
 
-def flat_ops(reduced: Reduced, unit: int) -> FlatOps:
-    """The allowed ops with regrets in a unit (so many of the integers' units)."""
+def flat_ops(reduced: Reduced) -> FlatOps:
+    """The allowed ops; regrets of at most 1."""
+    top = reduced.top
     pairs = [(slot, op) for slot, pool in enumerate(reduced.allowed) for op in pool]
     weights = [
         np.array([knapsack.excess[slot][op] / knapsack.slack for slot, op in pairs])
@@ -67,7 +68,7 @@ def flat_ops(reduced: Reduced, unit: int) -> FlatOps:
     return FlatOps(
         pairs,
         np.array([slot for slot, _ in pairs]),
-        np.array([reduced.regrets[slot][op] / unit for slot, op in pairs]),
+        np.array([reduced.regrets[slot][op] / top for slot, op in pairs]),
         np.array(weights).reshape(-1, len(pairs)),
     )
 

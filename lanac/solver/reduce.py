@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 from lanac.solver.problem import Pair, SelectionProblem, Table
 
@@ -52,6 +53,17 @@ class Reduced:
     unit: int
     knapsacks: tuple[Knapsack, ...]
     pairs: Mapping[tuple[Pair, Pair], int] = field(default_factory=dict)
+
+    @cached_property
+    def top(self) -> int:
+        """A power of two above every regret: so many units are 1 in the floats of the solvers.
+
+        In the unit of scores as small as the smallest floats, margins for rounding would vanish.
+        """
+        single = (
+            row[op] for row, pool in zip(self.regrets, self.allowed, strict=True) for op in pool
+        )
+        return 1 << max(max(single), *map(abs, self.pairs.values()), 0).bit_length()
 
     def regret(self, choices: Sequence[int]) -> int:
         """How far the score lies above `least`, in units."""

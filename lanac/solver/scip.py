@@ -160,7 +160,7 @@ class _Scip:
         _set_params(scip, self.seed, min(model.seconds, 1e20), self.gap)
         offset = 0.0
         if self.gap > 0:  # a relative gap means the score itself, not the regret
-            offset = self.reduced.least / self.reduced.unit
+            offset = self.reduced.least / self.reduced.top
             scip.addObjoffset(offset / model.scale)
         scip.addObjoffset(-sum(min(value, 0.0) for value in model.pairs.values()))
         variables = {

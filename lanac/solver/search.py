@@ -38,7 +38,7 @@ class End(Enum):
 
 @dataclass(frozen=True)
 class Model:
-    """What the solver is given for one call.
+    """What the solver is given for one call; regrets in the unit `Reduced.top`.
 
     Attributes:
         scores: scaled regret of each (slot, op) that it may choose.
@@ -66,7 +66,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Step:
-    """The best plan of one step, if any; `bound` is None if the answer is proven."""
+    """The best plan of one step, if any; `bound`, in scores, is None if it is proven."""
 
     choices: tuple[int, ...] | None
     bound: float | None
@@ -85,6 +85,7 @@ class Search:
     def __init__(self, reduced: Reduced, run: Callable[[Model], Run], deadline: float) -> None:
         self.reduced, self.run, self.deadline = reduced, run, deadline
         self.covers: list[Cut] = []
+        self.top, self.score = reduced.top, reduced.top / reduced.unit
         self.begun = False
 
     def _begin(self) -> None:
@@ -94,7 +95,7 @@ class Search:
         self.sorted_bounds = sorted(self.bounds.values())
         self.guess = self._guess_for(_FIRST_OPS * len(self.reduced.allowed))
         positive = [regret for pair in self.bounds if (regret := self._regret(pair)) > 0]
-        positive += [abs(units) / self.reduced.unit for units in self.reduced.pairs.values()]
+        positive += [abs(units) / self.top for units in self.reduced.pairs.values()]
         self.scale = max(statistics.median(positive), _LEAST_SCALE) if positive else 1.0
 
     def best_plan(self, cuts: Sequence[Cut]) -> Step:
@@ -121,22 +122,22 @@ class Search:
                 shown = sum(value <= self.guess for value in self.sorted_bounds)
                 self.guess = self._guess_for(_GROWTH * shown)
                 continue
-            regret = self.reduced.regret(best) / self.reduced.unit
+            regret = self.reduced.regret(best) / self.top
             fits = self._fits(best)
             if regret <= self.guess and fits:
                 proven = run.end in (End.OPTIMAL, End.NONE)
-                return Step(best, None if proven else bound, timed_out=False)
+                return Step(best, None if proven else bound * self.score, timed_out=False)
             self.guess = regret if not fits else max(self.guess, regret)
             if not fits:
                 self.scale = max(regret / len(best), _LEAST_SCALE)
-        return Step(best, bound, timed_out=True)
+        return Step(best, bound * self.score, timed_out=True)
 
     def _guess_for(self, ops: int) -> float:
         """The regret up to which about this many ops are in question."""
         return self.sorted_bounds[ops] if ops < len(self.sorted_bounds) else math.inf
 
     def _regret(self, pair: Pair) -> float:
-        return self.reduced.regrets[pair[0]][pair[1]] / self.reduced.unit
+        return self.reduced.regrets[pair[0]][pair[1]] / self.top
 
     def _scores(self) -> dict[Pair, float]:
         return {
@@ -148,17 +149,16 @@ class Search:
     def _pairs(self) -> dict[tuple[Pair, Pair], float]:
         largest = _CAP * self.scale
         return {
-            pair: max(-largest, min(units / self.reduced.unit, largest)) / self.scale
+            pair: max(-largest, min(units / self.top, largest)) / self.scale
             for pair, units in self.reduced.pairs.items()
         }
 
     def _fits(self, choices: tuple[int, ...]) -> bool:
         """Whether the regret is neither too small for the tolerance nor cut to the cap."""
-        if self.scale <= _LEAST_SCALE:  # as fine as floats go
-            return True
         regrets = [self._regret(pair) / self.scale for pair in enumerate(choices)]
-        regrets.append(self.reduced.pair_regret(choices) / self.reduced.unit / self.scale)
-        return max(regrets) <= _CAP and (sum(regrets) >= _FINE or not any(regrets))
+        regrets.append(self.reduced.pair_regret(choices) / self.top / self.scale)
+        fine = self.scale <= _LEAST_SCALE  # as fine as floats go
+        return max(regrets) <= _CAP and (fine or sum(regrets) >= _FINE or not any(regrets))
 
 
 def one_by_one(search: Search, cuts: Sequence[Cut], count: int, overlap: int) -> list[Step]:

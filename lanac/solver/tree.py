@@ -65,8 +65,7 @@ class Found:
 class Tree:
     """The sequence of one problem.
 
-    Its unit of regrets is a power of two above the largest one, so that none exceeds 1. In the unit
-    of scores as small as the smallest floats, margins for rounding would vanish.
+    Its unit of regrets is `Reduced.top`: none exceeds 1.
 
     Args:
         reduced: the problem; pair terms are not part of it.
@@ -92,11 +91,10 @@ class Tree:
         self.reduced, self.overlap, self.relax = reduced, overlap, relax
         self.cuts = [cut for cut in cuts if _can_bind(cut, reduced)]
         self.seed, self.deadline = seed, deadline
-        largest = max(reduced.regrets[i][j] for i, pool in enumerate(reduced.allowed) for j in pool)
-        self.unit = 1 << largest.bit_length()
+        self.unit = reduced.top
         self.score = self.unit / reduced.unit
         self.near = near and functools.partial(_scaled, near, self.score)
-        ops = flat_ops(reduced, self.unit)
+        ops = flat_ops(reduced)
         self.pairs, self.slot, self.regrets, self.weights = (
             ops.pairs,
             ops.slot,

@@ -156,13 +156,22 @@ def test_a_first_regret_of_zero_does_not_stall_the_tree(build, monkeypatch, list
     assert answer.status is SelectionStatus.OPTIMAL
 
 
-def test_scores_as_small_as_floats_can_be(build):
+@pytest.mark.parametrize("method", ["tree", "scip"])
+def test_scores_as_small_as_floats_can_be(build, method):
     scores = [[0.0, 5e-324, 2e-323], [1e-323, 0.0, 2.5e-320]]
     problem = build(scores, plan_count=9)
-    answer = solve(problem)
+    answer = solve(problem, method=method)
     assert [plan.score for plan in answer.plans] == sorted(
         map(float, dict(plans_of(problem)).values())
     )
+
+
+def test_scip_scales_anew_after_the_smallest_scale(build):
+    """Once as fine as floats go, the scale was thought good for every later plan."""
+    scores = [[-0.2, 0.0], [0.0, 0.2, 0.9], [-2.2250738585072014e-308, 0.0]]
+    pairs = {((1, 0), (2, 0)): 0.5}
+    problem = build(scores, pair_scores=pairs, plan_count=12)
+    check_sequence(problem, solve(problem))
 
 
 def test_more_shared_choices_than_a_byte_counts(build):
