@@ -102,6 +102,23 @@ class _Completion:
         return kept
 
 
+def undominated_ops(slot: Ints, weights: Floats, regrets: Floats) -> Ints:
+    """Places of the ops that no other one of their slot matches or beats; ascending.
+
+    Args:
+        slot: slot of each op, ascending.
+        weights: one row of them, or none.
+        regrets: of each op.
+    """
+    ends = np.flatnonzero(np.diff(slot)) + 1
+    weight = weights.sum(0)
+    kept = [
+        start + undominated(weight[start:end], regrets[start:end])
+        for start, end in zip((0, *ends), (*ends, len(slot)), strict=True)
+    ]
+    return np.sort(np.concatenate(kept))
+
+
 def undominated(weights: Floats, regrets: Floats) -> Ints:
     """Places of the points that no other one matches or beats in both; of equal ones the first."""
     order = np.lexsort((regrets, weights))

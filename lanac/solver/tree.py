@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lanac.solver.first import lightest_best
+from lanac.solver.first import lightest_best, undominated_ops
 from lanac.solver.lagrange import flat_ops, lower_bounds
 from lanac.solver.listing import Bools, Columns, Floats, Ints, Window
 from lanac.solver.reduce import Cut, Reduced
@@ -135,9 +135,10 @@ class Tree:
         """The first plan where there is one limit and nothing else, if that is not too much."""
         slots = len(self.reduced.allowed)
         shown, most = _WINDOW_OPS * slots, _WINDOW
+        ahead = undominated_ops(self.slot, self.weights, self.regrets)
         while time.perf_counter() <= self.deadline:
             guess = self._guess_for(shown)
-            places = np.flatnonzero(self.low <= guess)
+            places = ahead[self.low[ahead] <= guess]
             end = guess
             if len(np.unique(self.slot[places])) == slots:
                 columns = self._columns(places)
@@ -149,16 +150,16 @@ class Tree:
                 if len(best):
                     choices = tuple(self.pairs[place][1] for place in places[best])
                     regret = self.reduced.regret(choices) / self.unit
-                    if self.reduced.violated(choices):
-                        return
                     if regret <= end:  # choices above may be missing
+                        if self.reduced.violated(choices):
+                            return
                         self.found.append(Found(choices, regret, regret))
                         self.cuts.append(Cut(tuple(enumerate(choices)), self.overlap))
                         return
             if end >= self.most_regret:
                 return
             most *= _GROWTH_WINDOW
-            shown = max(2 * shown, len(places)) if end >= guess else shown
+            shown = 2 * shown if end >= guess else shown
 
     def take(self, choices: tuple[int, ...], bound: float) -> None:
         """Take in the next plan from outside, after being stuck."""
