@@ -1,14 +1,24 @@
 """The selection problem as plain data, and SCIP behind it."""
 
-from lanac.solver.problem import SelectedPlan, Selection, SelectionProblem, SelectionStatus
+from lanac.solver.pareto import ParetoPoint, pareto
+from lanac.solver.problem import (
+    CHANGED,
+    SelectedPlan,
+    Selection,
+    SelectionProblem,
+    SelectionStatus,
+)
 from lanac.solver.scip import solve
 from lanac.solver.verify import verify_plan
 
 __all__ = [
+    "CHANGED",
+    "ParetoPoint",
     "SelectedPlan",
     "Selection",
     "SelectionProblem",
     "SelectionStatus",
+    "pareto",
     "solve",
     "verify_plan",
 ]

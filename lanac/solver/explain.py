@@ -8,7 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from lanac.solver.problem import Selection, SelectionProblem, SelectionStatus
-from lanac.solver.reduce import allowed_ops, exact_total
+from lanac.solver.reduce import allowed_ops, exact_total, first_cuts
 
 
 def why_infeasible(
@@ -18,20 +18,22 @@ def why_infeasible(
 
     Args:
         problem: a problem without a plan.
-        solve_alone: solves a problem without limits, where only `forbidden` makes it hard.
+        solve_alone: solves a problem without limits, where only `forbidden` and `earlier` make it hard.
 
     Returns:
         `Selection.smallest` and `Selection.binding`.
     """
     smallest: dict[str, float] = {}
     binding = []
-    for name, limit in problem.limits.items():
+    limits = problem.every_limit()
+    for limit in limits:
         alone = replace(
             problem,
-            scores=problem.costs[name],
+            scores=limit.table,
             limits={},
+            pair_scores={},
+            max_changed=None,
             plan_count=1,
-            max_overlap=None,
         )
         choices = _cheapest(alone)
         if choices is None:
@@ -41,14 +43,13 @@ def why_infeasible(
             if answer.status is not SelectionStatus.OPTIMAL:
                 continue
             choices = answer.plans[0].choices
-        constant = Fraction(problem.constants.get(name, 0.0))
-        total = constant + exact_total(alone.scores, choices)
+        total = Fraction(limit.constant) + exact_total(alone.scores, choices)
         rounded = float(total)
         # Rounded up, so that a limit of exactly this number can be met.
-        smallest[name] = rounded if rounded >= total else math.nextafter(rounded, math.inf)
-        if total > Fraction(limit):
-            binding.append(name)
-    return smallest, tuple(binding or (problem.limits if smallest else ()))
+        smallest[limit.name] = rounded if rounded >= total else math.nextafter(rounded, math.inf)
+        if total > Fraction(limit.most):
+            binding.append(limit.name)
+    return smallest, tuple(binding or ([limit.name for limit in limits] if smallest else ()))
 
 
 def _cheapest(problem: SelectionProblem) -> tuple[int, ...] | None:
@@ -59,5 +60,7 @@ def _cheapest(problem: SelectionProblem) -> tuple[int, ...] | None:
     choices = tuple(
         min(pool, key=row.__getitem__) for row, pool in zip(problem.scores, allowed, strict=True)
     )
-    hit = any(all(choices[slot] == op for slot, op in pairs) for pairs in problem.forbidden)
+    hit = any(
+        sum(choices[slot] == op for slot, op in cut.pairs) > cut.most for cut in first_cuts(problem)
+    )
     return None if hit else choices

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,25 +33,56 @@ def op_bounds(reduced: Reduced) -> dict[Pair, float]:
         reduced: the problem; at least one op allowed in each slot.
 
     Returns:
-        Bounds of at least the op's own regret, less a margin for rounding.
+        Bounds of at least the op's own regret, less a margin for rounding; 1 is `Reduced.top`.
     """
+    ops = flat_ops(reduced)
+    return dict(zip(ops.pairs, lower_bounds(ops)[0].tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class FlatOps:
+    """The allowed ops, slot after slot.
+
+    Attributes:
+        pairs: (slot, op) of each.
+        slot: slot of each, ascending.
+        regrets: of each, at least 0; 1 is `Reduced.top`.
+        weights: knapsacks x ops, each with a slack of 1; without those that no choice can break.
+    """
+
+    pairs: list[Pair]
+    slot: NDArray[np.int64]
+    regrets: Floats
+    weights: Floats
+
+
+def flat_ops(reduced: Reduced) -> FlatOps:
+    """The allowed ops; regrets of at most 1."""
+    top = reduced.top
     pairs = [(slot, op) for slot, pool in enumerate(reduced.allowed) for op in pool]
-    sizes = [len(pool) for pool in reduced.allowed]
-    starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-    regrets = np.array([reduced.regrets[slot][op] / reduced.unit for slot, op in pairs])
     weights = [
         np.array([knapsack.excess[slot][op] / knapsack.slack for slot, op in pairs])
         for knapsack in reduced.knapsacks
         if knapsack.slack > 0
     ]
-    priced = _best_prices(regrets, weights, starts)
-    values = regrets + sum((m * w for m, w in zip(priced, weights, strict=True)), np.array(0.0))
+    return FlatOps(
+        pairs,
+        np.array([slot for slot, _ in pairs]),
+        np.array([reduced.regrets[slot][op] / top for slot, op in pairs]),
+        np.array(weights).reshape(-1, len(pairs)),
+    )
+
+
+def lower_bounds(ops: FlatOps) -> tuple[Floats, Floats]:
+    """The lower bound of `op_bounds` for each op, and the multipliers of the knapsacks."""
+    starts = np.flatnonzero(np.diff(ops.slot, prepend=-1))
+    prices = np.array(_best_prices(ops.regrets, list(ops.weights), starts))
+    values = ops.regrets + prices @ ops.weights
     least = np.minimum.reduceat(values, starts)
-    bound = float(least.sum()) - sum(priced)
-    bounds = bound + (values - np.repeat(least, sizes))
-    margin = _MARGIN * (np.abs(bounds) + float(least.sum()) + sum(priced))
-    safe = np.maximum(bounds - margin, regrets * (1 - _MARGIN))
-    return dict(zip(pairs, safe.tolist(), strict=True))
+    bound = float(least.sum() - prices.sum())
+    bounds = bound + (values - least[ops.slot])
+    margin = _MARGIN * (np.abs(bounds) + float(least.sum() + prices.sum()))
+    return np.maximum(bounds - margin, ops.regrets * (1 - _MARGIN)), prices
 
 
 def _best_prices(regrets: Floats, weights: list[Floats], starts: NDArray[np.int64]) -> list[float]:

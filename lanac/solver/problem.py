@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from lanac.solver.options import check_changed, check_earlier, check_kept, check_pair_scores
 from lanac.solver.validate import (
     check_fixed,
     check_forbidden,
@@ -18,6 +19,19 @@ from lanac.solver.validate import (
 
 Table = tuple[tuple[float, ...], ...]
 Pair = tuple[int, int]
+
+CHANGED = "changed slots"
+"""Name of the limit `max_changed` among the resources of an infeasible problem."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """An upper limit on a sum over the slots, the constant included."""
+
+    name: str
+    table: Table
+    constant: float
+    most: float
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,14 @@ class SelectionProblem:
         fixed: slot -> op that it must take.
         forbidden: sets of (slot, op) that must not be chosen all together; also the way to cut
             off a plan that was measured and found bad.
+        pair_scores: ((slot, op), (slot, op)) -> what is added to the score where both are chosen;
+            for pairs that were seen to interact. May be negative.
+        own: op of each slot that changes nothing, the teacher's own; for `kept` and `max_changed`.
+        kept: slots that stay as they are.
+        max_changed: at most so many slots take another op than their own.
+        earlier: plans known already: each plan shares at most `max_overlap` choices with each of
+            them too. Continues a sequence, or keeps away from a plan that was measured and found
+            bad.
 
     Raises:
         SelectionError: the data are malformed or contradict each other.
@@ -59,6 +81,11 @@ class SelectionProblem:
     max_overlap: int | None = None
     fixed: Mapping[int, int] = field(default_factory=dict)
     forbidden: tuple[tuple[Pair, ...], ...] = ()
+    pair_scores: Mapping[tuple[Pair, Pair], float] = field(default_factory=dict)
+    own: tuple[int, ...] | None = None
+    kept: tuple[int, ...] = ()
+    max_changed: int | None = None
+    earlier: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         slots, ops = check_names(self.slots, self.ops)
@@ -70,7 +97,9 @@ class SelectionProblem:
         check_resources("constants", self.constants, costs)
         check_resources("limits", self.limits, costs)
         check_plan_options(self.plan_count, self.max_overlap, len(slots))
-        fixed = check_fixed(self.fixed, slots, ops)
+        own, kept = check_kept(self.own, self.kept, slots, ops)
+        fixed = check_fixed(self.fixed, own, kept, slots, ops)
+        check_changed(self.max_changed, own, fixed, slots)
         normal: dict[str, object] = {
             "slots": slots,
             "ops": ops,
@@ -80,6 +109,10 @@ class SelectionProblem:
             "limits": check_numbers("limits", self.limits, negative=True),
             "fixed": fixed,
             "forbidden": check_forbidden(self.forbidden, fixed, slots, ops),
+            "pair_scores": check_pair_scores(self.pair_scores, slots, ops),
+            "own": own,
+            "kept": kept,
+            "earlier": check_earlier(self.earlier, slots, ops),
         }
         for name, value in normal.items():
             object.__setattr__(self, name, value)  # frozen for everyone else
@@ -88,6 +121,20 @@ class SelectionProblem:
     def overlap_limit(self) -> int:
         """In how many slots two plans may agree, with None resolved to N - 1."""
         return len(self.slots) - 1 if self.max_overlap is None else self.max_overlap
+
+    def every_limit(self) -> tuple[Limit, ...]:
+        """The limits of the resources, and `max_changed` as one more."""
+        found = [
+            Limit(name, self.costs[name], self.constants.get(name, 0.0), most)
+            for name, most in self.limits.items()
+        ]
+        if self.max_changed is not None and self.own is not None:
+            changed = tuple(
+                tuple(float(op != own) for op in range(len(pool)))
+                for pool, own in zip(self.ops, self.own, strict=True)
+            )
+            found.append(Limit(CHANGED, changed, 0.0, float(self.max_changed)))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -130,13 +177,13 @@ class Selection:
     Attributes:
         status: how it ended.
         plans: the plans, best first.
-        smallest: INFEASIBLE only: smallest reachable total of each limited resource by itself,
-            rounded up; other limits ignored, `fixed` and `forbidden` respected. A resource is
-            missing if that could not be proven in time; all are, if `fixed` and `forbidden`
-            alone leave no plan.
+        smallest: INFEASIBLE only: smallest reachable total of each limited resource by itself
+            (and of `CHANGED`, if `max_changed` is given), rounded up; other limits ignored,
+            `fixed`, `forbidden` and `earlier` respected. A resource is missing if that could not
+            be proven in time; all are, if these alone leave no plan.
         binding: INFEASIBLE only: the resources whose smallest total exceeds their limit; if each
-            is reachable by itself but not all together, all limited resources; empty if `fixed`
-            and `forbidden` alone leave no plan.
+            is reachable by itself but not all together, all limited resources; empty if `fixed`,
+            `forbidden` and `earlier` alone leave no plan.
         seconds: wall-clock time taken.
     """
 
@@ -145,3 +192,34 @@ class Selection:
     smallest: Mapping[str, float]
     binding: tuple[str, ...]
     seconds: float
+
+    def why(self, problem: SelectionProblem) -> str:
+        """One sentence on how the selection ended, for people."""
+        count, wanted = len(self.plans), problem.plan_count
+        plans = f"{count} of {wanted} plans"
+        if self.status is SelectionStatus.OPTIMAL:
+            return f"{plans}, each proven to be the best that respects those before it"
+        if self.status is SelectionStatus.FEASIBLE:
+            worst = max(plan.gap for plan in self.plans)
+            return f"{plans}, proven to be within {worst:.2%} of the best"
+        if self.status is SelectionStatus.TIME_LIMIT:
+            return "no plan was found within the time limit; allow more time or a smaller pool"
+        if self.status is SelectionStatus.FEWER_PLANS:
+            single = sum(
+                len(pool) == 1 or slot in problem.fixed for slot, pool in enumerate(problem.ops)
+            )
+            alike = f"share at most {problem.overlap_limit} of {len(problem.slots)} choices"
+            if single > problem.overlap_limit:
+                return (
+                    f"only {plans} exist: two plans may {alike}, but {single} slots have only "
+                    f"one op left; give an overlap of at least {single}, or a larger pool"
+                )
+            return f"only {plans} exist that keep the limits and {alike}; allow more overlap"
+        if not self.binding:
+            return "no plan exists: the fixed, forbidden and earlier choices exclude all"
+        reach = ", ".join(
+            f"{name} can reach {self.smallest[name]:g}"
+            for name in self.binding
+            if name in self.smallest
+        )
+        return f"no plan exists within the limits on {', '.join(self.binding)} ({reach})"

@@ -7,9 +7,10 @@ makes them scale-free: flops of 1e9 and milliseconds of 0.1 look alike to the so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 from lanac.solver.problem import Pair, SelectionProblem, Table
 
@@ -42,6 +43,8 @@ class Reduced:
         least: sum of the smallest allowed scores, in units.
         unit: this many units make a score of 1.
         knapsacks: the limits.
+        pairs: ((slot, op), (slot, op)) -> units that choosing both adds; below 0, that choosing
+            not both adds instead (and `least` has them), so that no regret is below 0.
     """
 
     allowed: tuple[tuple[int, ...], ...]
@@ -49,10 +52,31 @@ class Reduced:
     least: int
     unit: int
     knapsacks: tuple[Knapsack, ...]
+    pairs: Mapping[tuple[Pair, Pair], int] = field(default_factory=dict)
+
+    @cached_property
+    def top(self) -> int:
+        """A power of two above every regret: so many units are 1 in the floats of the solvers.
+
+        In the unit of scores as small as the smallest floats, margins for rounding would vanish.
+        """
+        single = (
+            row[op] for row, pool in zip(self.regrets, self.allowed, strict=True) for op in pool
+        )
+        return 1 << max(max(single), *map(abs, self.pairs.values()), 0).bit_length()
 
     def regret(self, choices: Sequence[int]) -> int:
         """How far the score lies above `least`, in units."""
-        return sum(row[op] for row, op in zip(self.regrets, choices, strict=True))
+        single = sum(row[op] for row, op in zip(self.regrets, choices, strict=True))
+        return single + self.pair_regret(choices)
+
+    def pair_regret(self, choices: Sequence[int]) -> int:
+        """What the pair terms add to the regret, at least 0, in units."""
+        total = 0
+        for ((slot, op), (other, other_op)), units in self.pairs.items():
+            both = choices[slot] == op and choices[other] == other_op
+            total += max(units, 0) if both else max(-units, 0)
+        return total
 
     def violated(self, choices: Sequence[int]) -> list[Cut]:
         """Cuts, valid for every plan, that the choices break; empty if all limits are kept."""
@@ -71,8 +95,7 @@ def reduce_problem(problem: SelectionProblem) -> Reduced | None:
     """
     allowed = allowed_ops(problem)
     tables = [
-        integers(problem.costs[name], (limit, problem.constants.get(name, 0.0)))
-        for name, limit in problem.limits.items()
+        integers(limit.table, (limit.most, limit.constant)) for limit in problem.every_limit()
     ]
     before = None
     while allowed != before:  # dropping for one limit can raise the minimum of another
@@ -89,9 +112,31 @@ def reduce_problem(problem: SelectionProblem) -> Reduced | None:
                 tuple(op for op in pool if row[op] <= slack)
                 for row, pool in zip(excess, allowed, strict=True)
             )
-    scores, _, unit = integers(problem.scores)
+    scores, pair_units, unit = integers(problem.scores, problem.pair_scores.values())
     regrets, least = _above_least(scores, allowed)
-    return Reduced(allowed, regrets, least, unit, tuple(knapsacks))
+    pairs = {
+        pair: units
+        for pair, units in zip(problem.pair_scores, pair_units, strict=True)
+        if units and all(op in allowed[slot] for slot, op in pair)
+    }
+    least += sum(min(units, 0) for units in pairs.values())
+    return Reduced(allowed, regrets, least, unit, tuple(knapsacks), pairs)
+
+
+def first_cuts(problem: SelectionProblem) -> list[Cut]:
+    """What holds besides the limits before a plan is found."""
+    forbidden = [Cut(pairs, len(pairs) - 1) for pairs in problem.forbidden]
+    earlier = [Cut(tuple(enumerate(plan)), problem.overlap_limit) for plan in problem.earlier]
+    return forbidden + earlier
+
+
+def exact_score(problem: SelectionProblem, choices: Sequence[int]) -> Fraction:
+    """The score of the choices with the pair terms, unrounded."""
+    total = exact_total(problem.scores, choices)
+    for (one, two), value in problem.pair_scores.items():
+        if choices[one[0]] == one[1] and choices[two[0]] == two[1]:
+            total += Fraction(value)
+    return total
 
 
 def allowed_ops(problem: SelectionProblem) -> tuple[tuple[int, ...], ...]:

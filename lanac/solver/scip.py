@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lanac.errors import SelectionError
 from lanac.solver.explain import why_infeasible
+from lanac.solver.listing import Columns
+from lanac.solver.options import check_method, check_solve_options
 from lanac.solver.problem import (
     Pair,
     SelectedPlan,
@@ -17,13 +22,21 @@ from lanac.solver.problem import (
     SelectionProblem,
     SelectionStatus,
 )
-from lanac.solver.reduce import Cut, Knapsack, Reduced, exact_total, reduce_problem
-from lanac.solver.search import End, Model, Run, Search, Step
-from lanac.solver.validate import check_solve_options
+from lanac.solver.reduce import (
+    Knapsack,
+    Reduced,
+    exact_score,
+    exact_total,
+    first_cuts,
+    reduce_problem,
+)
+from lanac.solver.search import End, Model, Run, Search, Step, one_by_one
+from lanac.solver.tree import Tree, tree_steps
 from lanac.solver.verify import verify_plan
 
 _SLACK = 100.0  # right side of a scaled limit: SCIP's 1e-7 in the LP is then 1e-9 of the slack
 _TINY = 1e-7  # coefficients below are noise to SCIP; the exact check stands in for them
+_PENALTY = 300.0  # of breaking a row of the relaxation by 1, where the largest regret is 100
 _ENDS = {
     "optimal": End.OPTIMAL,
     "gaplimit": End.GAP,
@@ -34,7 +47,12 @@ _ENDS = {
 
 
 def solve(
-    problem: SelectionProblem, *, seed: int = 0, time_limit_s: float = 60.0, gap: float = 0.0
+    problem: SelectionProblem,
+    *,
+    seed: int = 0,
+    time_limit_s: float = 60.0,
+    gap: float = 0.0,
+    method: str = "tree",
 ) -> Selection:
     """Solve LANA's Eq. 4 for K plans, each the best that respects the earlier ones.
 
@@ -43,6 +61,8 @@ def solve(
         seed: of SCIP's random choices; equal seeds give equal plans unless the time runs out.
         time_limit_s: wall-clock time for the whole sequence.
         gap: a step may end when its plan is proven this close, see `SelectedPlan.gap`.
+        method: "tree", one tree for all plans over SCIP's linear relaxations; or "scip", one call
+            of SCIP for each plan, the reference. Pair terms always go to SCIP.
 
     Returns:
         The plans, each checked by `verify_plan`, and how the search ended.
@@ -52,25 +72,27 @@ def solve(
     """
     started = time.perf_counter()
     check_solve_options(seed, time_limit_s, gap)
+    check_method(method)
     model_class = _model_class()
     deadline = started + time_limit_s
     reduced = reduce_problem(problem)
     plans: list[SelectedPlan] = []
-    step = Step(None, None, timed_out=False)
+    steps = [Step(None, None, timed_out=False)]
     if reduced is not None:
+        cuts, overlap = first_cuts(problem), problem.overlap_limit
         search = Search(reduced, _Scip(model_class, reduced, seed, gap), deadline)
-        cuts = [Cut(pairs, len(pairs) - 1) for pairs in problem.forbidden]
-        for _ in range(problem.plan_count):
-            step = search.best_plan(cuts)
-            if step.choices is None:
-                break
-            plan = _to_plan(problem, reduced, step)
-            verify_plan(problem, plan, plans)
-            plans.append(plan)
-            cuts.append(Cut(tuple(enumerate(plan.choices)), problem.overlap_limit))
-            if step.timed_out:
-                break
-    status = _status(plans, step)
+        if method == "scip" or reduced.pairs:
+            steps = one_by_one(search, cuts, problem.plan_count, overlap)
+        else:
+            near = _near(reduced, gap) if gap > 0 else None
+            tree = Tree(reduced, cuts, overlap, _Linear, near, seed, deadline)
+            steps = tree_steps(tree, search, problem.plan_count)
+        for step in steps:
+            if step.choices is not None:
+                plan = _to_plan(problem, reduced, step)
+                verify_plan(problem, plan, plans)
+                plans.append(plan)
+    status = _status(plans, steps[-1])
     smallest: dict[str, float] = {}
     binding: tuple[str, ...] = ()
     if status is SelectionStatus.INFEASIBLE:
@@ -98,7 +120,7 @@ def _model_class() -> Any:
 def _to_plan(problem: SelectionProblem, reduced: Reduced, step: Step) -> SelectedPlan:
     """Totals are summed exactly and rounded once, so that none rounds to above its limit."""
     choices = step.choices or ()
-    score = exact_total(problem.scores, choices)
+    score = exact_score(problem, choices)
     gap = 0.0
     if step.bound is not None:
         bound = Fraction(reduced.least, reduced.unit) + Fraction(step.bound)
@@ -138,11 +160,13 @@ class _Scip:
         _set_params(scip, self.seed, min(model.seconds, 1e20), self.gap)
         offset = 0.0
         if self.gap > 0:  # a relative gap means the score itself, not the regret
-            offset = self.reduced.least / self.reduced.unit
+            offset = self.reduced.least / self.reduced.top
             scip.addObjoffset(offset / model.scale)
+        scip.addObjoffset(-sum(min(value, 0.0) for value in model.pairs.values()))
         variables = {
             pair: scip.addVar(vtype="B", obj=score) for pair, score in model.scores.items()
         }
+        self._add_pairs(scip, variables, model)
         slots: list[list[tuple[float, Any]]] = [[] for _ in self.reduced.allowed]
         for (slot, _), variable in variables.items():
             slots[slot].append((1.0, variable))
@@ -162,6 +186,79 @@ class _Scip:
             return Run(end, [], math.inf)
         found = [_choices(scip, solution, variables) for solution in scip.getSols()]
         return Run(end, found, max(0.0, scip.getDualbound() * model.scale - offset))
+
+    def _add_pairs(self, scip: Any, variables: Mapping[Pair, Any], model: Model) -> None:
+        """The products of binaries, linearised; the objective pushes each from one side."""
+        for (one, two), value in model.pairs.items():
+            if one not in variables or two not in variables:
+                continue
+            both = scip.addVar(lb=0.0, ub=1.0, obj=value)
+            a, b = variables[one], variables[two]
+            if value > 0:
+                _add_row(scip, [(1.0, a), (1.0, b), (-1.0, both)], 1)
+            else:
+                _add_row(scip, [(1.0, both), (-1.0, a)], 0)
+                _add_row(scip, [(1.0, both), (-1.0, b)], 0)
+
+
+class _Linear:
+    """SCIP's linear relaxation of a tree's columns, kept warm from box to box.
+
+    A row can be broken at a price, so that there always is a solution. The tree takes nothing but
+    multipliers and hints from here: their tolerances cannot make it lose a plan.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        from pyscipopt import LP
+
+        self.lp = LP()
+        self.slots, self.columns = columns.slots, columns
+        self.scale = float(columns.regrets.max()) / _SLACK or 1.0
+        self.knapsacks = len(columns.weights)
+        self.box = np.ones(len(columns.slot), bool)
+        self.lp.addRows([[] for _ in range(self.slots)], [1.0] * self.slots, [1.0] * self.slots)
+        self.lp.addCols(
+            [[(int(slot), 1.0)] for slot in columns.slot],
+            (columns.regrets / self.scale).tolist(),
+            [0.0] * len(columns.slot),
+            [1.0] * len(columns.slot),
+        )
+        for weights in columns.weights:
+            used = np.flatnonzero(_SLACK * weights >= _TINY)
+            self._add_row([(int(j), float(_SLACK * weights[j])) for j in used], _SLACK)
+        for counted, most in zip(columns.counted, columns.most, strict=True):
+            self.add_cut(np.flatnonzero(counted), int(most))
+
+    def add_cut(self, columns: NDArray[np.int64], most: int) -> None:
+        """At most `most` of the columns."""
+        self._add_row([(int(column), 1.0) for column in columns], float(most))
+
+    def _add_row(self, terms: list[tuple[int, float]], most: float) -> None:
+        self.lp.addRow(terms, -self.lp.infinity(), most)
+        self.lp.addCol([(self.lp.nrows() - 1, -1.0)], _PENALTY, 0.0, self.lp.infinity())
+
+    def __call__(self, box: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Multipliers of knapsacks and cuts, and the value of each column."""
+        for column in np.flatnonzero(box != self.box).tolist():
+            self.lp.chgBound(column, 0.0, float(box[column]))
+        self.box = box.copy()
+        self.lp.solve()
+        prices = self.scale * np.maximum(-np.array(self.lp.getDual()[self.slots :]), 0.0)
+        prices[: self.knapsacks] *= _SLACK
+        return np.where(np.isfinite(prices), prices, 0.0), np.array(
+            self.lp.getPrimal()[: len(self.columns.slot)]
+        )
+
+
+def _near(reduced: Reduced, gap: float) -> Callable[[float, float], bool]:
+    """Whether a regret is within the gap of a lower bound; the gap is one of the scores."""
+    least = reduced.least / reduced.unit
+
+    def near(regret: float, bound: float) -> bool:
+        score, low = least + regret, least + bound
+        return score - low <= gap * max(abs(score), abs(low))
+
+    return near
 
 
 def _end(status: str) -> End:

@@ -38,16 +38,18 @@ class End(Enum):
 
 @dataclass(frozen=True)
 class Model:
-    """What the solver is given for one call.
+    """What the solver is given for one call; regrets in the unit `Reduced.top`.
 
     Attributes:
         scores: scaled regret of each (slot, op) that it may choose.
+        pairs: scaled coefficients of the pair terms; below 0, paid if not both are chosen.
         cuts: constraints beyond the knapsacks.
         scale: regret of a scaled score of 1.
         seconds: time limit.
     """
 
     scores: dict[Pair, float]
+    pairs: dict[tuple[Pair, Pair], float]
     cuts: Sequence[Cut]
     scale: float
     seconds: float
@@ -64,7 +66,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Step:
-    """The best plan of one step, if any; `bound` is None if the answer is proven."""
+    """The best plan of one step, if any; `bound`, in scores, is None if it is proven."""
 
     choices: tuple[int, ...] | None
     bound: float | None
@@ -83,18 +85,28 @@ class Search:
     def __init__(self, reduced: Reduced, run: Callable[[Model], Run], deadline: float) -> None:
         self.reduced, self.run, self.deadline = reduced, run, deadline
         self.covers: list[Cut] = []
-        self.bounds = op_bounds(reduced)
+        self.top, self.score = reduced.top, reduced.top / reduced.unit
+        self.begun = False
+
+    def _begin(self) -> None:
+        """Prepare the first call, which may never come."""
+        self.begun = True
+        self.bounds = op_bounds(self.reduced)
         self.sorted_bounds = sorted(self.bounds.values())
-        self.guess = self._guess_for(_FIRST_OPS * len(reduced.allowed))
+        self.guess = self._guess_for(_FIRST_OPS * len(self.reduced.allowed))
         positive = [regret for pair in self.bounds if (regret := self._regret(pair)) > 0]
+        positive += [abs(units) / self.top for units in self.reduced.pairs.values()]
         self.scale = max(statistics.median(positive), _LEAST_SCALE) if positive else 1.0
 
     def best_plan(self, cuts: Sequence[Cut]) -> Step:
         """The best plan under the cuts that keeps every limit exactly."""
+        if not self.begun:
+            self._begin()
         best: tuple[int, ...] | None = None
         bound = 0.0
         while (left := self.deadline - time.perf_counter()) > 0:
-            run = self.run(Model(self._scores(), [*cuts, *self.covers], self.scale, left))
+            rows = [*cuts, *self.covers]
+            run = self.run(Model(self._scores(), self._pairs(), rows, self.scale, left))
             bound = max(bound, min(run.bound, self.guess))
             broken = [self.reduced.violated(choices) for choices in run.found]
             kept = [c for c, b in zip(run.found, broken, strict=True) if not b]
@@ -110,22 +122,22 @@ class Search:
                 shown = sum(value <= self.guess for value in self.sorted_bounds)
                 self.guess = self._guess_for(_GROWTH * shown)
                 continue
-            regret = self.reduced.regret(best) / self.reduced.unit
+            regret = self.reduced.regret(best) / self.top
             fits = self._fits(best)
             if regret <= self.guess and fits:
                 proven = run.end in (End.OPTIMAL, End.NONE)
-                return Step(best, None if proven else bound, timed_out=False)
+                return Step(best, None if proven else bound * self.score, timed_out=False)
             self.guess = regret if not fits else max(self.guess, regret)
             if not fits:
                 self.scale = max(regret / len(best), _LEAST_SCALE)
-        return Step(best, bound, timed_out=True)
+        return Step(best, bound * self.score, timed_out=True)
 
     def _guess_for(self, ops: int) -> float:
         """The regret up to which about this many ops are in question."""
         return self.sorted_bounds[ops] if ops < len(self.sorted_bounds) else math.inf
 
     def _regret(self, pair: Pair) -> float:
-        return self.reduced.regrets[pair[0]][pair[1]] / self.reduced.unit
+        return self.reduced.regrets[pair[0]][pair[1]] / self.top
 
     def _scores(self) -> dict[Pair, float]:
         return {
@@ -134,9 +146,28 @@ class Search:
             if bound <= self.guess
         }
 
+    def _pairs(self) -> dict[tuple[Pair, Pair], float]:
+        largest = _CAP * self.scale
+        return {
+            pair: max(-largest, min(units / self.top, largest)) / self.scale
+            for pair, units in self.reduced.pairs.items()
+        }
+
     def _fits(self, choices: tuple[int, ...]) -> bool:
         """Whether the regret is neither too small for the tolerance nor cut to the cap."""
-        if self.scale <= _LEAST_SCALE:  # as fine as floats go
-            return True
         regrets = [self._regret(pair) / self.scale for pair in enumerate(choices)]
-        return max(regrets) <= _CAP and (sum(regrets) >= _FINE or not any(regrets))
+        regrets.append(self.reduced.pair_regret(choices) / self.top / self.scale)
+        fine = self.scale <= _LEAST_SCALE  # as fine as floats go
+        return max(regrets) <= _CAP and (fine or sum(regrets) >= _FINE or not any(regrets))
+
+
+def one_by_one(search: Search, cuts: Sequence[Cut], count: int, overlap: int) -> list[Step]:
+    """The sequence by one call of the solver for each plan; ends with a step without a plan."""
+    rows, steps = list(cuts), []
+    for _ in range(count):
+        step = search.best_plan(rows)
+        steps.append(step)
+        if step.choices is None or step.timed_out:
+            break
+        rows.append(Cut(tuple(enumerate(step.choices)), overlap))
+    return steps

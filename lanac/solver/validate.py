@@ -10,6 +10,7 @@ from lanac.errors import SelectionError, unknown_name
 
 Names = tuple[str, ...]
 Pools = tuple[Names, ...]
+Pair = tuple[int, int]
 
 LARGEST = 1e100  # totals of numbers up to here cannot overflow a float
 
@@ -67,14 +68,15 @@ def check_table(
             )
         rows.append(
             tuple(
-                _number(f"{what}, slot {slot!r}, op {op!r}", value, negative)
+                check_number(f"{what}, slot {slot!r}, op {op!r}", value, negative)
                 for op, value in zip(pool, row, strict=True)
             )
         )
     return tuple(rows)
 
 
-def _number(where: str, value: float, negative: bool) -> float:
+def check_number(where: str, value: float, negative: bool) -> float:
+    """A finite number of a size whose sums cannot overflow."""
     smallest = -LARGEST if negative else 0.0
     try:
         number = float(value)
@@ -101,19 +103,19 @@ def check_resources(what: str, given: Mapping[str, float], costs: Mapping[str, o
 
 def check_numbers(what: str, given: Mapping[str, float], *, negative: bool) -> dict[str, float]:
     """A finite number for each resource."""
-    return {k: _number(f"{what}, resource {k!r}", v, negative) for k, v in given.items()}
+    return {k: check_number(f"{what}, resource {k!r}", v, negative) for k, v in given.items()}
 
 
 def check_plan_options(plan_count: int, max_overlap: int | None, slot_count: int) -> None:
     """K at least 1, the overlap within 0..N-1."""
-    if not _is_index(plan_count) or plan_count < 1:
+    if not is_index(plan_count) or plan_count < 1:
         raise SelectionError(
             f"selection problem, plan_count: expected an integer of at least 1, "
             f"got {plan_count!r}. Ask for at least one plan."
         )
     if max_overlap is None:
         return
-    if not _is_index(max_overlap) or not 0 <= max_overlap < slot_count:
+    if not is_index(max_overlap) or not 0 <= max_overlap < slot_count:
         raise SelectionError(
             f"selection problem, max_overlap: expected an integer in 0..{slot_count - 1} "
             f"(number of slots less one), got {max_overlap!r}. "
@@ -121,17 +123,33 @@ def check_plan_options(plan_count: int, max_overlap: int | None, slot_count: int
         )
 
 
-def _is_index(value: object) -> bool:
+def is_index(value: object) -> bool:
+    """Whether the value can be an index; True and False cannot."""
     return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
-def check_fixed(fixed: Mapping[int, int], slots: Names, ops: Pools) -> dict[int, int]:
-    """Every fixed slot and op exists."""
-    return dict(_pair("fixed", pair, slots, ops) for pair in fixed.items())
+def check_fixed(
+    fixed: Mapping[int, int],
+    own: tuple[int, ...] | None,
+    kept: tuple[int, ...],
+    slots: Names,
+    ops: Pools,
+) -> dict[int, int]:
+    """Every fixed slot and op exists; kept slots are fixed to their own op."""
+    given = dict(check_pair("fixed", pair, slots, ops) for pair in fixed.items())
+    for slot, op in ((slot, own[slot]) for slot in kept) if own else ():
+        if given.setdefault(slot, op) != op:
+            raise SelectionError(
+                f"selection problem, fixed, slot {slots[slot]!r}: expected its own op "
+                f"{ops[slot][op]!r} because the slot is kept, got {ops[slot][given[slot]]!r}. "
+                "Remove the fixing, or do not keep the slot."
+            )
+    return given
 
 
-def _pair(where: str, pair: Sequence[int], slots: Names, ops: Pools) -> tuple[int, int]:
-    if len(pair) != 2 or not all(_is_index(value) for value in pair):
+def check_pair(where: str, pair: Sequence[int], slots: Names, ops: Pools) -> Pair:
+    """A slot and an op of it that exist."""
+    if len(pair) != 2 or not all(is_index(value) for value in pair):
         raise SelectionError(
             f"selection problem, {where}: expected a pair of integers (slot, op), "
             f"got {pair!r}. Give indices, not names."
@@ -157,7 +175,7 @@ def check_forbidden(
     sets = []
     for number, pairs in enumerate(forbidden):
         where = f"forbidden set {number}"
-        chosen = sorted({_pair(where, pair, slots, ops) for pair in pairs})
+        chosen = sorted({check_pair(where, pair, slots, ops) for pair in pairs})
         if not chosen:
             raise SelectionError(
                 f"selection problem, {where}: expected at least one (slot, op), got none. "
@@ -171,22 +189,3 @@ def check_forbidden(
             )
         sets.append(tuple(chosen))
     return tuple(sets)
-
-
-def check_solve_options(seed: int, time_limit_s: float, gap: float) -> None:
-    """The seed is one SCIP takes, the time above 0, the gap finite and at least 0."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-        raise SelectionError(
-            f"selection, seed: expected an integer in 0..2147483647, got {seed!r}. "
-            "Choose a seed in this range."
-        )
-    if not time_limit_s > 0:
-        raise SelectionError(
-            f"selection, time_limit_s: expected a number of seconds above 0, got {time_limit_s!r}. "
-            "Use math.inf for no limit."
-        )
-    if not 0 <= gap < math.inf:
-        raise SelectionError(
-            f"selection, gap: expected a finite number of at least 0, got {gap!r}. "
-            "Use 0 for proven optimal plans, 0.02 for plans within 2 %."
-        )

@@ -27,12 +27,14 @@ def verify_plan(
     """
     _verify_choices(problem, plan.choices)
     _verify_totals(problem, plan)
-    for number, other in enumerate(earlier):
-        shared = sum(a == b for a, b in zip(plan.choices, other.choices, strict=True))
+    known = [(f"earlier plan {number}", other) for number, other in enumerate(problem.earlier)]
+    known += [(f"plan {number}", other.choices) for number, other in enumerate(earlier)]
+    for name, choices in known:
+        shared = sum(a == b for a, b in zip(plan.choices, choices, strict=True))
         if shared > problem.overlap_limit:
             raise SelectionError(
-                f"plan check: expected at most {problem.overlap_limit} choices shared with plan "
-                f"{number}, got {shared}. {_BUG}"
+                f"plan check: expected at most {problem.overlap_limit} choices shared with "
+                f"{name}, got {shared}. {_BUG}"
             )
 
 
@@ -60,6 +62,13 @@ def _verify_choices(problem: SelectionProblem, choices: tuple[int, ...]) -> None
                 f"plan check: expected forbidden set {number} not to be chosen as a whole, "
                 f"got all of it. {_BUG}"
             )
+    if problem.max_changed is not None and problem.own is not None:
+        changed = sum(op != own for op, own in zip(choices, problem.own, strict=True))
+        if changed > problem.max_changed:
+            raise SelectionError(
+                f"plan check: expected at most {problem.max_changed} changed slots, "
+                f"got {changed}. {_BUG}"
+            )
 
 
 def _verify_totals(problem: SelectionProblem, plan: SelectedPlan) -> None:
@@ -67,9 +76,13 @@ def _verify_totals(problem: SelectionProblem, plan: SelectedPlan) -> None:
         chosen = (row[op] for row, op in zip(table, plan.choices, strict=True))
         return sum(map(Fraction, chosen), Fraction(0))
 
-    if plan.score != float(total(problem.scores)):
+    score = total(problem.scores)
+    for pair, value in problem.pair_scores.items():
+        if all(plan.choices[slot] == op for slot, op in pair):
+            score += Fraction(value)
+    if plan.score != float(score):
         raise SelectionError(
-            f"plan check, score: expected {float(total(problem.scores))!r}, the sum of the "
+            f"plan check, score: expected {float(score)!r}, the sum of the "
             f"chosen scores, got {plan.score!r}. {_BUG}"
         )
     if not (math.isfinite(plan.gap) and plan.gap >= 0):

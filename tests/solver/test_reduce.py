@@ -64,5 +64,5 @@ def test_op_bounds_are_below_every_plan(build, data, costs):
     bounds = op_bounds(reduced)
     for plan in itertools.product(*reduced.allowed):
         if not reduced.violated(plan):
-            regret = reduced.regret(plan) / reduced.unit
+            regret = reduced.regret(plan) / reduced.top
             assert all(bounds[pair] <= regret for pair in enumerate(plan))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from dataclasses import replace
 from fractions import Fraction
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lanac.errors import SelectionError
-from lanac.solver import SelectionStatus, scip, solve, verify_plan
+from lanac.solver import SelectionStatus, scip, solve, tree, verify_plan
 
 LEAN = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -32,8 +33,19 @@ def plans_of(problem):
         )
         fixed = all(plan[slot] == op for slot, op in problem.fixed.items())
         hit = any(all(plan[slot] == op for slot, op in pairs) for pairs in problem.forbidden)
-        if fits and fixed and not hit:
-            yield plan, total(problem.scores, plan)
+        changed = sum(a != b for a, b in zip(plan, problem.own or plan, strict=True))
+        few = problem.max_changed is None or changed <= problem.max_changed
+        apart = all(
+            sum(a == b for a, b in zip(plan, other, strict=True)) <= problem.overlap_limit
+            for other in problem.earlier
+        )
+        if fits and fixed and not hit and few and apart:
+            pairs = sum(
+                Fraction(value)
+                for pair, value in problem.pair_scores.items()
+                if all(plan[slot] == op for slot, op in pair)
+            )
+            yield plan, total(problem.scores, plan) + pairs
 
 
 def check_sequence(problem, answer):
@@ -45,6 +57,7 @@ def check_sequence(problem, answer):
         assert plan.choices in left
         best = min(left.values())
         size = sum(max(map(abs, row)) for row in problem.scores)
+        size += sum(map(abs, problem.pair_scores.values()))
         assert plan.score == pytest.approx(float(best), abs=1e-9 * size)
         left = {
             other: score
@@ -66,7 +79,12 @@ def problems(draw, build):
     sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     score = draw(
         st.sampled_from(
-            [st.floats(-1, 1), st.integers(-2, 2), st.sampled_from([0.0, 1e-6, 0.01, 5.0, 1e9])]
+            [
+                st.floats(-1, 1),
+                st.integers(-2, 2),
+                st.sampled_from([0.0, 1e-6, 0.01, 5.0, 1e9]),
+                st.sampled_from([0.0, 5e-324, 1e-323, 2.5e-320, 1e-310]),
+            ]
         )
     )
     cost = draw(
@@ -85,9 +103,18 @@ def problems(draw, build):
     for name, rows in costs.items():
         some_plan = sum(row[draw(st.integers(0, len(row) - 1))] for row in rows)
         limits[name] = some_plan * draw(st.sampled_from([1.0, 1.0, 1.1, 0.9, 0.5]))
+    own = [draw(st.integers(0, size - 1)) for size in sizes]
+    plans = st.tuples(*(st.integers(0, size - 1) for size in sizes))
+    couples = [(a, b) for a in pairs for b in pairs if a[0] < b[0]]
+    some = st.lists(st.sampled_from(couples), max_size=3, unique=True) if couples else st.just([])
     try:
         return build(
             table(score),
+            own=own,
+            kept=draw(st.sampled_from([(), (), (0,)])),
+            max_changed=draw(st.none() | st.integers(0, len(sizes))),
+            earlier=draw(st.lists(plans, max_size=2)),
+            pair_scores={pair: draw(score) for pair in draw(some)},
             costs=costs,
             constants={name: draw(st.sampled_from([0.0, 0.1])) for name in names[:1]},
             limits=limits,
@@ -98,7 +125,7 @@ def problems(draw, build):
                 st.lists(st.lists(st.sampled_from(pairs), min_size=1, max_size=3), max_size=3)
             ),
         )
-    except SelectionError:  # a forbidden set that is wholly fixed
+    except SelectionError:  # fixed, kept, forbidden and changed slots contradict each other
         return build([[0.0]])
 
 
@@ -106,7 +133,100 @@ def problems(draw, build):
 @given(data=st.data())
 def test_sequence_equals_brute_force(build, data):
     problem = data.draw(problems(build))
+    check_sequence(problem, solve(problem, method=data.draw(st.sampled_from(["tree", "scip"]))))
+
+
+@LEAN
+@given(data=st.data(), split=st.booleans())
+def test_tree_equals_brute_force(build, data, split):
+    """Without pair terms; with `split` nothing is listed before it stands nearly alone."""
+    problem = replace(data.draw(problems(build)), pair_scores={})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tree, "_LISTED", 1.0 if split else 30_000.0)
+        check_sequence(problem, solve(problem))
+
+
+@pytest.mark.parametrize("listed", [1.0, 30_000.0])
+def test_a_first_regret_of_zero_does_not_stall_the_tree(build, monkeypatch, listed):
+    """The distance that a listing has to gain was a share of it: 0, and the search never ended."""
+    monkeypatch.setattr(tree, "_LISTED", listed)
+    scores = [[1e9, 0.0, 5.0, 1e-6], [0.01], [1e9, 0.0, 0.01, 0.01]]
+    answer = solve(build(scores, plan_count=2), time_limit_s=math.inf)
+    assert [plan.score for plan in answer.plans] == [0.01, 0.010001]
+    assert answer.status is SelectionStatus.OPTIMAL
+
+
+@pytest.mark.parametrize("method", ["tree", "scip"])
+def test_scores_as_small_as_floats_can_be(build, method):
+    scores = [[0.0, 5e-324, 2e-323], [1e-323, 0.0, 2.5e-320]]
+    problem = build(scores, plan_count=9)
+    answer = solve(problem, method=method)
+    assert [plan.score for plan in answer.plans] == sorted(
+        map(float, dict(plans_of(problem)).values())
+    )
+
+
+def test_scip_scales_anew_after_the_smallest_scale(build):
+    """Once as fine as floats go, the scale was thought good for every later plan."""
+    scores = [[-0.2, 0.0], [0.0, 0.2, 0.9], [-2.2250738585072014e-308, 0.0]]
+    pairs = {((1, 0), (2, 0)): 0.5}
+    problem = build(scores, pair_scores=pairs, plan_count=12)
     check_sequence(problem, solve(problem))
+
+
+def test_more_shared_choices_than_a_byte_counts(build):
+    """The second best of 200 slots shares 199 choices; 127 was taken for no limit at all."""
+    problem = build([[0.0, 1.0]] * 200, plan_count=2, max_overlap=199)
+    assert [plan.score for plan in solve(problem).plans] == [0.0, 1.0]
+
+
+@LEAN
+@given(data=st.data())
+def test_every_plan_is_within_the_gap(build, data):
+    problem = replace(data.draw(problems(build)), pair_scores={})
+    answer = solve(problem, gap=0.1)
+    left = dict(plans_of(problem))
+    for number, plan in enumerate(answer.plans):
+        verify_plan(problem, plan, answer.plans[:number])
+        best = float(min(left.values()))
+        assert plan.gap <= 0.1
+        low = plan.score - plan.gap * max(abs(plan.score), abs(best), abs(plan.score))
+        size = sum(max(map(abs, row)) for row in problem.scores)
+        assert plan.gap > 0 or plan.score == pytest.approx(best, abs=1e-9 * size)
+        assert plan.gap == 0 or low <= best + 0.2 * abs(best) + 1e-9 * size
+        left = {
+            other: score
+            for other, score in left.items()
+            if sum(a == b for a, b in zip(other, plan.choices, strict=True))
+            <= problem.overlap_limit
+        }
+    assert left == {} or len(answer.plans) == problem.plan_count
+
+
+def test_where_the_tree_is_stuck_scip_helps(build, monkeypatch):
+    monkeypatch.setattr(tree, "_PATIENCE", -1)
+    problem = random_problem(build, 8, 6, 5, plan_count=4, max_overlap=5)
+    answer = solve(problem)
+    check = solve(problem, method="scip")
+    scores = [plan.score for plan in check.plans]
+    assert [plan.score for plan in answer.plans] == pytest.approx(scores, rel=1e-7)
+
+
+def test_pair_terms(build):
+    pairs = {((0, 0), (1, 0)): 5.0, ((0, 1), (1, 0)): -3.0}
+    answer = solve(build([[0.0, 1.0], [0.0, 4.0]], pair_scores=pairs, plan_count=9))
+    found = {plan.choices: plan.score for plan in answer.plans}
+    assert found == {(1, 0): -2.0, (0, 1): 4.0, (0, 0): 5.0, (1, 1): 5.0}
+    assert list(found.values()) == [-2.0, 4.0, 5.0, 5.0]
+    assert answer.status is SelectionStatus.FEWER_PLANS
+
+
+def test_a_sequence_is_continued_from_earlier_plans(build):
+    problem = random_problem(build, 10, 12, 6, plan_count=4, max_overlap=7)
+    whole = solve(problem).plans
+    known = tuple(plan.choices for plan in whole[:2])
+    rest = solve(replace(problem, plan_count=2, earlier=known)).plans
+    assert rest == whole[2:]
 
 
 def test_diverse_plans_and_fewer_than_asked(build):
@@ -202,7 +322,7 @@ def test_no_time_no_answer(build):
 def test_time_out_after_the_first_plan(build, monkeypatch):
     clock = itertools.chain([0.0, 0.0], itertools.repeat(2.0))  # start, first step, later
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    answer = solve(build([[0.0, 1.0]], plan_count=2), time_limit_s=1.0)
+    answer = solve(build([[0.0, 1.0]], plan_count=2), time_limit_s=1.0, method="scip")
     assert answer.status is SelectionStatus.FEASIBLE
     assert [plan.score for plan in answer.plans] == [0.0]
 
@@ -226,7 +346,7 @@ def test_missing_solver(build, monkeypatch):
 def test_unexpected_status(build, monkeypatch):
     monkeypatch.setattr(scip, "_ENDS", {"gaplimit": scip.End.GAP})
     with pytest.raises(SelectionError) as caught:
-        solve(build([[0.0]]))
+        solve(build([[0.0]]), method="scip")
     assert str(caught.value) == (
         "selection: expected SCIP to end with one of gaplimit, got 'optimal'. "
         "Try another seed, and report this if it stays."

@@ -130,6 +130,60 @@ CASES: list[tuple[dict[str, Any], str]] = [
         "selection problem, forbidden set 0: expected at least one choice left open, got all of "
         "them fixed (slot0=op1, slot1=op0). Remove the forbidden set or one of the fixings.",
     ),
+    (
+        {"kept": (0,)},
+        "selection problem, kept: expected `own`, the op of each slot that changes nothing, got "
+        "none. Give `own`, or fix the slots.",
+    ),
+    (
+        {"own": (0, 0), "kept": (2,)},
+        "selection problem, kept: expected a slot index in 0..1, got 2. "
+        "Indices follow the order of the slots.",
+    ),
+    (
+        {"own": (0,)},
+        "selection problem, own: expected one op for each of the 2 slots, got 1. "
+        "Give the index of the teacher's op in every pool.",
+    ),
+    (
+        {"own": (0, 0), "kept": (1,), "fixed": {1: 1}},
+        "selection problem, fixed, slot 'slot1': expected its own op 'op0' because the slot is "
+        "kept, got 'op1'. Remove the fixing, or do not keep the slot.",
+    ),
+    (
+        {"max_changed": 1},
+        "selection problem, max_changed: expected `own`, the op of each slot that changes "
+        "nothing, got none. Give `own`, or no limit on changed slots.",
+    ),
+    (
+        {"own": (0, 0), "max_changed": -1},
+        "selection problem, max_changed: expected an integer of at least 0, got -1. "
+        "Use None for no limit.",
+    ),
+    (
+        {"own": (0, 0), "max_changed": 1, "fixed": {0: 1, 1: 1}},
+        "selection problem, max_changed: expected at least 2, because so many slots are fixed to "
+        "another op than their own (slot0, slot1), got 1. Raise it, or remove a fixing.",
+    ),
+    (
+        {"earlier": ((0,),)},
+        "selection problem, earlier plan 0: expected one op for each of the 2 slots, got 1. "
+        "Give whole plans; use `forbidden` for parts of plans.",
+    ),
+    (
+        {"pair_scores": {((0, 0), (0, 1)): 1.0}},
+        "selection problem, pair_scores of ((0, 0), (0, 1)): expected two different slots, got "
+        "slot 'slot0' twice. A slot takes one op; correct the key.",
+    ),
+    (
+        {"pair_scores": {((0, 0), (1, 1)): math.nan}},
+        f"selection problem, pair_scores of ((0, 0), (1, 1)): {NUMBER}, got nan. {CORRECT}",
+    ),
+    (
+        {"pair_scores": {((0, 0), (1, 1)): 1.0, ((1, 1), (0, 0)): 1.0}},
+        "selection problem, pair_scores of ((1, 1), (0, 0)): expected each pair once, got it in "
+        "both orders. Keep one of them.",
+    ),
 ]
 
 
@@ -158,6 +212,11 @@ def test_malformed_problem(build, fields, message):
             {"gap": math.nan},
             "selection, gap: expected a finite number of at least 0, got nan. "
             "Use 0 for proven optimal plans, 0.02 for plans within 2 %.",
+        ),
+        (
+            {"method": "cbc"},
+            "selection, method: expected one of tree, scip, got 'cbc'. "
+            "Use 'tree', or 'scip' for one call of SCIP per plan.",
         ),
     ],
 )
