@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from lanac.backends.base import BACKENDS
 from lanac.compilation import Compilation
 from lanac.errors import BackendError, DataError, InfeasibleBudgetError, WorkspaceError
+from lanac.frontend.expectation import run_model
 from lanac.frontend.partition import SlotOptions
-from lanac.frontend.reference import run_model
 from lanac.instruments import Instruments
 from lanac.ir import OpSpec
 from lanac.ops.base import Family

@@ -26,11 +26,11 @@ from lanac.frontend.cleanup import (
     views_to_reshapes,
     write_into_copies,
 )
+from lanac.frontend.expectation import Expectation
 from lanac.frontend.exporting import export_graph
 from lanac.frontend.fakes import fake_mode
 from lanac.frontend.keeping import attributes_kept
 from lanac.frontend.observing import Observation, observe
-from lanac.frontend.reference import Reference
 from lanac.frontend.tracer import ShapeTracer, asks_for_training, larger_batch
 from lanac.ir import TensorSpec
 
@@ -46,7 +46,7 @@ class Trace:
         module: its graph; shares the weights of the model.
         inputs: the example inputs.
         seen: what flows through it with them.
-        reference: what the model computes.
+        expected: what the model computes.
         how: which stage of tracing succeeded, such as `torch.fx`.
         notes: what a user should know about how it was traced, a sentence each.
         names: the arguments of its `forward` that the inputs are for, where given by keyword.
@@ -56,7 +56,7 @@ class Trace:
     module: fx.GraphModule
     inputs: tuple[Tensor, ...]
     seen: Observation
-    reference: Reference
+    expected: Expectation
     how: str = FX
     notes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class Trace:
 
     def see_more(self) -> Observation | None:
         """What flows through it with another batch size; None where it takes no other."""
-        more = larger_batch(self.inputs) if self.reference.takes_other_batches else None
+        more = larger_batch(self.inputs) if self.expected.takes_other_batches else None
         return None if more is None else observe(self.module, more)
 
     def check(self, module: nn.Module) -> None:
@@ -77,7 +77,7 @@ class Trace:
         Raises:
             TraceError: it does not compute what the model computes.
         """
-        self.reference.check(module, is_exact=self.how != EXPORT)
+        self.expected.check(module, is_exact=self.how != EXPORT)
 
 
 def trace(
@@ -106,7 +106,7 @@ def trace(
             "the example input has no samples: nothing could be compared. Check that train_data() "
             "(or example_inputs()) gives at least one."
         )
-    reference = Reference(model, inputs, names)
+    expected = Expectation(model, inputs, names)
     mode = fake_mode()
     module, how, notes = (
         _exported(model, inputs, names, distrust)
@@ -115,12 +115,12 @@ def trace(
     )
     module.graph.lint()
     module.recompile()
-    if not reference.takes_other_batches and larger_batch(inputs) is not None:
+    if not expected.takes_other_batches and larger_batch(inputs) is not None:
         notes.append(f"the network takes batches of {inputs[0].shape[0]} only")
     seen = observe(module, inputs, mode)
     if write_into_copies(module, seen.hidden_reads):
         seen = observe(module, inputs, mode)
-    traced = Trace(model, module, inputs, seen, reference, how, tuple(notes), names)
+    traced = Trace(model, module, inputs, seen, expected, how, tuple(notes), names)
     if check:
         traced.check(module)
     return traced

@@ -1,4 +1,4 @@
-"""The reference: what the model itself computes, which all that is made of it has to compute too."""
+"""The expectation: what the model itself computes, which all that is made of it has to compute too."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class _Run:
     what: str
 
 
-class Reference:
+class Expectation:
     """What the model computes for the example and for another batch size.
 
     Another batch size shows what depends on it, and large images show it no better than small ones:

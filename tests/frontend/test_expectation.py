@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lanac.errors import TraceError
-from lanac.frontend.reference import Reference, run_model
+from lanac.frontend.expectation import Expectation, run_model
 
 SMALL, LARGE = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 256, 128)
 
@@ -35,16 +35,16 @@ def runs_of(work: Callable[[], object]) -> list[tuple[int, ...]]:
 
 
 def test_another_batch_size_is_run_on_small_images() -> None:
-    assert runs_of(lambda: Reference(Recording(), (SMALL,))) == [(2, 3, 8, 8), (1, 3, 8, 8)]
-    large = runs_of(lambda: Reference(Recording(), (LARGE,)))
+    assert runs_of(lambda: Expectation(Recording(), (SMALL,))) == [(2, 3, 8, 8), (1, 3, 8, 8)]
+    large = runs_of(lambda: Expectation(Recording(), (LARGE,)))
     assert large == [(2, 3, 256, 128), (1, 3, 128, 64)]
-    one = runs_of(lambda: Reference(Recording(), (LARGE[:1, :, :, :96],)))
+    one = runs_of(lambda: Expectation(Recording(), (LARGE[:1, :, :, :96],)))
     assert one == [(1, 3, 256, 96), (2, 3, 256, 96)]  # half of 96 would be too small
 
 
 def test_several_inputs_are_not_cropped() -> None:
-    reference = Reference(Two(), (LARGE, LARGE))
-    assert runs_of(lambda: reference.check(Two())) == [tuple(LARGE.shape), (1, 3, 256, 128)]
+    expected = Expectation(Two(), (LARGE, LARGE))
+    assert runs_of(lambda: expected.check(Two())) == [tuple(LARGE.shape), (1, 3, 256, 128)]
 
 
 class Two(nn.Module):
@@ -60,13 +60,13 @@ def one_size_only(x: Tensor) -> Tensor:
 
 
 def test_a_network_of_one_size_is_run_on_whole_images() -> None:
-    runs = runs_of(lambda: Reference(Recording(one_size_only), (LARGE,)))
+    runs = runs_of(lambda: Expectation(Recording(one_size_only), (LARGE,)))
     assert runs == [(2, 3, 256, 128), (1, 3, 128, 64), (1, 3, 256, 128)]
 
 
 def test_a_graph_of_one_size_is_compared_on_whole_images() -> None:
-    reference = Reference(Recording(), (LARGE,))
-    runs = runs_of(lambda: reference.check(Recording(one_size_only)))
+    expected = Expectation(Recording(), (LARGE,))
+    runs = runs_of(lambda: expected.check(Recording(one_size_only)))
     #                 graph: example       crop           model: whole      graph: whole
     assert runs == [(2, 3, 256, 128), (1, 3, 128, 64), (1, 3, 256, 128), (1, 3, 256, 128)]
 
@@ -78,7 +78,7 @@ def other_on_one_sample(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("images", [SMALL, LARGE], ids=["small", "large"])
 def test_what_differs_for_another_batch_size_is_refused(images: Tensor) -> None:
     with pytest.raises(TraceError) as caught:
-        Reference(Recording(), (images,)).check(Recording(other_on_one_sample))
+        Expectation(Recording(), (images,)).check(Recording(other_on_one_sample))
     assert str(caught.value) == (
         "the traced graph does not compute what the model computes on another batch size (output "
         "has other values). A condition on the batch size is the usual reason; take it out."
@@ -87,7 +87,7 @@ def test_what_differs_for_another_batch_size_is_refused(images: Tensor) -> None:
 
 def test_what_differs_on_the_example_is_refused() -> None:
     with pytest.raises(TraceError) as caught:
-        Reference(Recording(), (SMALL,)).check(Recording(torch.abs))
+        Expectation(Recording(), (SMALL,)).check(Recording(torch.abs))
     assert str(caught.value).startswith(
         "the traced graph does not compute what the model computes on its example input (output "
         "has other values). A condition on types (isinstance(x, Tensor)), a context such as "
@@ -96,22 +96,22 @@ def test_what_differs_on_the_example_is_refused() -> None:
 
 def test_a_graph_that_fails_says_how() -> None:
     with pytest.raises(TraceError, match=r"\(it fails: ValueError: another size\)"):
-        Reference(Recording(), (SMALL,)).check(Recording(one_size_only))
+        Expectation(Recording(), (SMALL,)).check(Recording(one_size_only))
 
 
 def test_rounding_where_it_is_allowed() -> None:
-    reference = Reference(Recording(torch.sin), (SMALL,))
+    expected = Expectation(Recording(torch.sin), (SMALL,))
     nearly = Recording(lambda x: torch.sin(x) + 1e-7)
-    reference.check(nearly, is_exact=False)
+    expected.check(nearly, is_exact=False)
     with pytest.raises(TraceError, match="has other values"):
-        reference.check(nearly)
+        expected.check(nearly)
 
 
 def test_a_batch_that_cannot_vary() -> None:
     fixed = Recording(lambda x: x.reshape(2, -1) if len(x) == 2 else 1 / 0)
-    reference = Reference(fixed, (SMALL,))
-    assert not reference.takes_other_batches
-    reference.check(fixed)
+    expected = Expectation(fixed, (SMALL,))
+    assert not expected.takes_other_batches
+    expected.check(fixed)
 
 
 def test_a_crop_leaves_no_trace_in_the_model() -> None:
@@ -125,7 +125,7 @@ def test_a_crop_leaves_no_trace_in_the_model() -> None:
             return -x
 
     model = Caching()
-    Reference(model, (LARGE,)).check(model)
+    Expectation(model, (LARGE,)).check(model)
     assert model.size == tuple(LARGE.shape)
 
 
