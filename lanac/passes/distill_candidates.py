@@ -6,11 +6,10 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lanac.compilation import Compilation, Dropped, TrainedOp
@@ -20,6 +19,8 @@ from lanac.ops.base import SlotView
 from lanac.ops.build import build_op
 from lanac.ops.pool import needs_distillation
 from lanac.passes.assemble import DISTILLED
+from lanac.targets import PARAMS
+from lanac.training.candidate import Candidate
 from lanac.training.capture import SlotCapture, collect_inputs
 from lanac.training.checkpoint import (
     CheckpointClock,
@@ -35,51 +36,8 @@ from lanac.workspace import Result, key_of
 
 _TRAINING = "distilling"
 
-
-@dataclass
-class Candidate:
-    """An op in training.
-
-    Attributes:
-        slot, op: which op of which slot.
-        key: of its final result.
-        module: in training mode.
-        optimizer: its own; no other candidate is touched.
-        error: running mean of the relative feature error.
-        failure: why it was dropped, None while all is well.
-    """
-
-    slot: Slot
-    op: OpSpec
-    key: str
-    module: nn.Module
-    optimizer: torch.optim.Optimizer | None
-    error: float = math.nan
-    failure: str | None = None
-    _recent: list[float] = field(default_factory=list)
-
-    def learn(self, features: tuple[Tensor, Tensor], learning_rate: float) -> None:
-        """One step towards the teacher's output; drops the candidate where it diverges.
-
-        One without parameters has nothing to learn: only its error is measured, once.
-        """
-        if self.failure is not None or (self.optimizer is None and not math.isnan(self.error)):
-            return
-        inputs, wanted = features
-        # Relative to the variance: one learning rate then serves all slots.
-        loss = F.mse_loss(self.module(inputs), wanted) / wanted.var(correction=0).clamp_min(1e-12)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            self.failure = f"its loss became {value}"
-            return
-        self.error = value if math.isnan(self.error) else 0.9 * self.error + 0.1 * value
-        if self.optimizer is None:
-            return
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        self.optimizer.step()
+Place = tuple[Slot, OpSpec]
+"""An op of a slot."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +52,8 @@ class DistillCandidates:
         calibration: training samples on which ops that inherit weights are fitted.
         calibration_bytes: what is kept of these samples, all slots together; more only where a slot
             would have fewer than `capture.LEAST_SAMPLES`.
+        training_bytes: what the candidates that learn at the same time may take, about; a pool of the
+            paper's size is trained in several groups.
     """
 
     samples: int = 8192
@@ -102,6 +62,7 @@ class DistillCandidates:
     checkpoint_s: float = 60.0
     calibration: int = 512
     calibration_bytes: int = 1 << 27
+    training_bytes: int = 1 << 32
     name = "distill_candidates"
     needs = ("program", "pool")
     provides = ("weights",)
@@ -110,8 +71,8 @@ class DistillCandidates:
         keys = self._keys(compilation)
         results = {key: compilation.workspace.get(DISTILLED, key) for key in keys}
         missing = {key: place for key, place in keys.items() if results[key] is None}
-        if missing:
-            for key, value in self._train(compilation, missing).items():
+        for group in self._groups(compilation, missing):
+            for key, value in self._train(compilation, group).items():
                 results[key] = Result(value)
         weights: dict[str, dict[OpSpec, TrainedOp]] = defaultdict(dict)
         failed = []
@@ -125,7 +86,7 @@ class DistillCandidates:
                 failed.append(Dropped(slot.name, op, reason))
         return compilation.dropping(failed).having(weights=dict(weights))
 
-    def _keys(self, compilation: Compilation) -> dict[str, tuple[Slot, OpSpec]]:
+    def _keys(self, compilation: Compilation) -> dict[str, Place]:
         pool = compilation.need("pool")
         options = (
             self.samples, self.batch, self.learning_rate, compilation.seed,
@@ -139,10 +100,28 @@ class DistillCandidates:
             if needs_distillation(op)
         }
 
+    def _groups(
+        self, compilation: Compilation, missing: Mapping[str, Place]
+    ) -> Iterator[dict[str, Place]]:
+        """Candidates that are trained together, in order: what is stored takes the first away."""
+        params = compilation.costs.costs[PARAMS] if compilation.costs is not None else {}
+        group: dict[str, Place] = {}
+        taken = 0.0
+        for key, (slot, op) in missing.items():
+            # Weights, gradients, and Adam's two moments.
+            needed = 16 * params.get(slot.name, {}).get(op, 0.0)
+            if group and taken + needed > self.training_bytes:
+                yield group
+                group, taken = {}, 0.0
+            group[key] = slot, op
+            taken += needed
+        if group:
+            yield group
+
     def _train(
-        self, compilation: Compilation, missing: Mapping[str, tuple[Slot, OpSpec]]
+        self, compilation: Compilation, missing: Mapping[str, Place]
     ) -> dict[str, dict[str, Any]]:
-        """Trains the candidates that the workspace lacks; returns what was stored of each."""
+        """Trains candidates together; returns what was stored of each."""
         data, device = compilation.task.train, compilation.device
         order = list(training_order(data, self.samples, self.batch, compilation.seed))
         capture = SlotCapture(compilation.need("program"), device)
@@ -175,7 +154,7 @@ class DistillCandidates:
     def _candidates(
         self,
         compilation: Compilation,
-        missing: Mapping[str, tuple[Slot, OpSpec]],
+        missing: Mapping[str, Place],
         capture: SlotCapture,
     ) -> list[Candidate]:
         """Builds the candidates; those that inherit weights are fitted to the calibration samples.
@@ -198,7 +177,7 @@ class DistillCandidates:
     def _calibrate(
         self,
         compilation: Compilation,
-        missing: Mapping[str, tuple[Slot, OpSpec]],
+        missing: Mapping[str, Place],
         capture: SlotCapture,
     ) -> dict[str, Tensor]:
         data = compilation.task.train

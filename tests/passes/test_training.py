@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from lanac import run_passes
 from lanac.ir import IDENTITY, TEACHER, OpSpec
 from lanac.ops.reference import Reference
-from lanac.passes import DistillCandidates, ScoreCandidates
+from lanac.passes import DistillCandidates, MeasureCosts, ScoreCandidates
 from lanac.passes import distill_candidates as module
 from lanac.passes.assemble import DISTILLED, load_op
 from lanac.passes.distill_candidates import training_order
@@ -18,6 +18,7 @@ from lanac.training.batch_norm import current_statistics
 
 OF = Reference.of
 DISTILL = DistillCandidates(samples=96, batch=16)
+COSTS = MeasureCosts()
 SLIM, DENSE = OpSpec.of("slim", w=0.5), OpSpec.of("cb_bottle", k=3, w=0.25)
 
 
@@ -67,6 +68,33 @@ class TestDistill:
             for op in ops:
                 assert_equal(weights_of(resumed, slot, op), weights_of(expected, slot, op))
                 assert resumed.weights[slot][op].error == ops[op].error
+
+    def test_what_does_not_fit_into_memory_together_is_trained_in_groups(self, start, monkeypatch):
+        pool = f"slim,{DENSE}"
+        together = run_passes(start("flops=0.6x", pool, "together"), [COSTS, DISTILL])
+        groups = []
+        train = module.DistillCandidates._train
+
+        def recorded(self, compilation, missing):
+            groups.append([(slot.name, op) for slot, op in missing.values()])
+            return train(self, compilation, missing)
+
+        monkeypatch.setattr(module.DistillCandidates, "_train", recorded)
+        params = together.costs.costs["params"]
+        count = sum(map(len, together.weights.values()))
+        bound = (
+            16 * sum(params[slot][op] for slot, ops in together.weights.items() for op in ops) / 3
+        )
+        few = DistillCandidates(samples=96, batch=16, training_bytes=int(bound))
+        apart = run_passes(start("flops=0.6x", pool, "apart"), [COSTS, few])
+        assert len(groups) >= 3 and sum(map(len, groups)) == count
+        assert all(
+            len(group) == 1 or 16 * sum(params[slot][op] for slot, op in group) <= bound
+            for group in groups
+        )
+        for slot, ops in together.weights.items():
+            for op in ops:
+                assert_equal(weights_of(apart, slot, op), weights_of(together, slot, op))
 
     def test_only_what_is_missing_is_trained(self, start, monkeypatch):
         run_passes(start("flops=0.6x", str(SLIM)), [DISTILL])
