@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -18,9 +19,11 @@ from lanac.passes import (
     ScoreCandidates,
     SelectPlans,
     TimeFinalists,
+    select_plans,
     time_finalists,
 )
 from lanac.passes import evaluate_plans as evaluation
+from lanac.solver import SelectionStatus, solve
 from lanac.targets import Timing
 from lanac.targets.budget import parse_budgets
 
@@ -67,6 +70,34 @@ class TestSelect:
         assert compilation.instruments.said[-1] == (
             f"only {count} of 30 plans exist that differ enough"
         )
+
+    def test_plans_that_take_too_long_exactly_are_found_with_a_gap(self, start, monkeypatch):
+        """As if time had run out after the second plan."""
+        compilation = prepared(start, "flops=0.6x")
+        exact = run_passes(compilation, [SelectPlans(plans=6)])
+        calls = []
+
+        def hurried(problem, **options):
+            calls.append((problem, options))
+            if len(calls) > 1:
+                return solve(problem, **options)
+            some = solve(replace(problem, plan_count=2), **options)
+            return replace(some, status=SelectionStatus.FEASIBLE)
+
+        monkeypatch.setattr(select_plans, "solve", hurried)
+        found = run_passes(compilation, [SelectPlans(plans=6, exact_s=7.0)])
+        first, second = calls
+        assert first[1]["time_limit_s"] == 7.0
+        assert second[1]["gap"] == 0.02 and second[0].plan_count == 4
+        assert len(second[0].earlier) == 2
+        assert len(found.plans) == 6
+        assert found.plans[:2] == exact.plans[:2]
+        assert all(plan.gap <= 0.02 for plan in found.plans)
+        slots = len(compilation.program.slots)
+        for place, plan in enumerate(found.plans):
+            for other in found.plans[:place]:
+                same = sum(a == b for a, b in zip(plan.ops, other.ops, strict=True))
+                assert same <= math.floor(0.7 * slots)
 
     def test_tightening_is_named(self, start):
         compilation = prepared(start, "flops=0.4x", "skip").having(tightening={"flops": 0.25})
