@@ -14,6 +14,7 @@ from lanac.instruments import Instruments
 from lanac.ir import OpSpec, Plan, Program
 from lanac.ops.families import Families
 from lanac.ops.pool import Pool
+from lanac.ops.restrictions import Restrictions
 from lanac.targets import Budget, CostTable, Target, Timing
 from lanac.training.task import Task
 from lanac.workspace import Workspace
@@ -128,6 +129,7 @@ class Compilation:
         fingerprints: hashes of the teacher's weights ("teacher"), of its graph and slots ("program")
             and of the training data ("data").
         families: the op families of this run.
+        restrictions: what the user asks of every plan, beside the budget.
         dropped: ops that failed and were left out, in the order of failing.
         program ... outputs: the artifacts, in the order in which passes add them.
     """
@@ -144,6 +146,7 @@ class Compilation:
     instruments: Instruments = field(default_factory=Instruments)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     families: Families = field(default_factory=Families)
+    restrictions: Restrictions = field(default_factory=Restrictions)
     dropped: tuple[Dropped, ...] = ()
     program: Program | None = None
     pool: Pool | None = None

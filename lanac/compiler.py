@@ -20,6 +20,7 @@ from lanac.ir import OpSpec
 from lanac.ops.base import Family
 from lanac.ops.own import own_families
 from lanac.ops.pool import parse_pool
+from lanac.ops.restrictions import Restrictions
 from lanac.passes import (
     CheckOps,
     CheckOutputs,
@@ -91,6 +92,9 @@ def compile(  # the name that users expect; nothing here needs the builtin
     granularity: str = "block",
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
+    fix: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    max_changed: int | None = None,
     seed: int = 0,
     device: str = "auto",
     settings: Settings | None = None,
@@ -123,6 +127,9 @@ def compile(  # the name that users expect; nothing here needs the builtin
             with its norm and activation is one.
         only: glob patterns of module paths, such as `layer3.*`; nothing else becomes a slot.
         skip: glob patterns of module paths that stay as they are.
+        fix: `SLOT=OP`, the op that a slot takes in every plan.
+        keep: glob patterns of slots that keep the teacher's op.
+        max_changed: at most so many slots take another op.
         seed: everything random follows from it.
         device: where training runs: auto, cpu or cuda.
         settings: how much work goes into it.
@@ -153,6 +160,9 @@ def compile(  # the name that users expect; nothing here needs the builtin
         granularity=granularity,
         only=only,
         skip=skip,
+        fix=fix,
+        keep=keep,
+        max_changed=max_changed,
         held_out=settings.held_out,
         seed=seed,
         device=device,
@@ -179,6 +189,9 @@ def begin(
     granularity: str = "block",
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
+    fix: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    max_changed: int | None = None,
     held_out: int = Settings.held_out,
     seed: int = 0,
     device: str = "auto",
@@ -212,7 +225,8 @@ def begin(
     )
     traced = run_passes(start, [TraceProgram(model, task.train.names, options)])
     claim_folder(folder, traced.fingerprints["teacher"])
-    return traced
+    restrictions = Restrictions.of(traced.need("program"), fix, keep, max_changed)
+    return traced.having(restrictions=restrictions)
 
 
 def preparation(

@@ -42,7 +42,8 @@ def compile_model(
     pool: Annotated[
         str,
         typer.Option(
-            help="default, skip, families (also your own) and single ops, separated by commas."
+            help="default, skip, inherit, paper, families (also your own) and single ops, separated by "
+            "commas."
         ),
     ] = "default",
     ops: Ops = None,
@@ -50,6 +51,19 @@ def compile_model(
     granularity: Granularity = "block",
     only: Only = None,
     skip: Skip = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The op that a slot takes, such as 'layer1.0=slim(w=0.5)'.", metavar="SLOT=OP"
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="These slots keep the teacher's op: glob patterns.", metavar="GLOB"),
+    ] = None,
+    max_changed: Annotated[
+        int | None, typer.Option(help="At most so many slots take another op.", metavar="N")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
     device: Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda.")] = "auto",
     workspace: Annotated[
@@ -111,6 +125,9 @@ def compile_model(
         granularity=granularity,
         only=separated(only),
         skip=separated(skip),
+        fix=fix or (),
+        keep=separated(keep),
+        max_changed=max_changed,
         seed=seed,
         device=device,
         settings=Settings(

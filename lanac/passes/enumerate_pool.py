@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lanac.compilation import Compilation, Dropped
-from lanac.errors import FamilyError
-from lanac.ir import OpSpec
+from lanac.errors import FamilyError, PoolError
+from lanac.ir import TEACHER, OpSpec, Slot
 from lanac.ops.base import Family
 from lanac.ops.pool import ListingError, enumerate_slot
 
@@ -32,9 +32,11 @@ class EnumeratePool:
         named = {m.family if isinstance(m, OpSpec) else m.name for m in self.members}
         own = [item.family for name, item in families.own.items() if name not in named]
         failures: list[ListingError] = []
+        fixed = compilation.restrictions.fixed
         pool = {
             slot.name: enumerate_slot(program, slot, (*self.members, *own), families, failures)
             for slot in program.slots
+            if slot.name not in fixed
         }
         for failure in failures:
             if failure.family in families.own:
@@ -47,4 +49,25 @@ class EnumeratePool:
                     "gives no op for any of them"
                 )
         failed = [Dropped(e.slot, OpSpec(e.family), str(e)) for e in failures]
-        return compilation.dropping(failed).having(pool=pool)
+        pool |= {
+            slot.name: self._fixed(compilation, slot, fixed[slot.name])
+            for slot in program.slots
+            if slot.name in fixed
+        }
+        # In the order of their family's options, as in the pool.
+        written = {name: pool[name][-1] for name in fixed}
+        restrictions = replace(compilation.restrictions, fixed=written)
+        return compilation.dropping(failed).having(pool=pool, restrictions=restrictions)
+
+    @staticmethod
+    def _fixed(compilation: Compilation, slot: Slot, op: OpSpec) -> tuple[OpSpec, ...]:
+        """The teacher's op, which others are compared with, and the one that is asked for."""
+        if op == TEACHER:
+            return (TEACHER,)
+        ops = enumerate_slot(compilation.need("program"), slot, (op,), compilation.families)
+        if len(ops) < 2:
+            raise PoolError(
+                f"--fix {slot.name}={op}: {op.family} does not fit this slot, "
+                f"{slot.input_spec} -> {slot.output_spec}"
+            )
+        return ops

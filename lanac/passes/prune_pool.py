@@ -18,11 +18,13 @@ class PrunePool:
 
     def run(self, compilation: Compilation) -> Compilation:
         costs, pool = compilation.need("costs"), compilation.need("pool")
+        fixed = compilation.restrictions.fixed
         kept = {
             slot.name: tuple(
                 op
                 for op in pool[slot.name]
-                if op == TEACHER or costs.is_cheaper(slot, op, compilation.resources)
+                if op in (TEACHER, fixed.get(slot.name))
+                or costs.is_cheaper(slot, op, compilation.resources)
             )
             for slot in compilation.need("program").slots
         }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lanac.compilation import Compilation
 from lanac.errors import InfeasibleBudgetError, SelectionError
-from lanac.ir import Plan, Slot
+from lanac.ir import TEACHER, OpSpec, Plan, Slot
 from lanac.solver import Selection, SelectionProblem, SelectionStatus, solve
 from lanac.targets import MEMORY, RESOURCES, TITLES, CostTable, format_cost
 
@@ -92,6 +92,10 @@ def selection_problem(compilation: Compilation, plans: int, overlap: float) -> S
         if costs.costs[MEMORY][slot.name][op] > memory
     )
     summed = [resource for resource in RESOURCES if resource in costs.costs and resource != MEMORY]
+    fixed = compilation.restrictions.fixed
+    free = sum(len(pool[slot.name]) > 1 and slot.name not in fixed for slot in slots)
+    # In slots without a choice all plans agree.
+    most = math.floor(overlap * free) + len(slots) - free
     return SelectionProblem(
         slots=tuple(slot.name for slot in slots),
         ops=tuple(tuple(map(str, pool[slot.name])) for slot in slots),
@@ -106,9 +110,24 @@ def selection_problem(compilation: Compilation, plans: int, overlap: float) -> S
         constants={resource: costs.constants[resource] for resource in summed},
         limits=limits,
         plan_count=plans,
-        max_overlap=max(0, min(len(slots) - 1, math.floor(overlap * len(slots)))),
+        max_overlap=max(0, min(len(slots) - 1, most)),
         forbidden=too_large,
+        fixed={
+            place: _place(slot, fixed[slot.name], pool[slot.name])
+            for place, slot in enumerate(slots)
+            if slot.name in fixed
+        },
+        own=tuple(pool[slot.name].index(TEACHER) for slot in slots),
+        max_changed=compilation.restrictions.max_changed,
     )
+
+
+def _place(slot: Slot, op: OpSpec, ops: Sequence[OpSpec]) -> int:
+    if op not in ops:
+        raise SelectionError(
+            f"--fix {slot.name}={op}: this op failed and was dropped, as said above; fix another"
+        )
+    return ops.index(op)
 
 
 def tightened_limits(compilation: Compilation) -> dict[str, float]:
@@ -128,17 +147,26 @@ def _infeasible(compilation: Compilation, problem: SelectionProblem, selection: 
         f"{format_cost(resource, problem.limits[resource])} "
         f"({problem.limits[resource] / teacher[resource]:.3f}x)"
         for resource, smallest in selection.smallest.items()
-        if resource in selection.binding
+        if resource in problem.limits and smallest > problem.limits[resource]
     ]
     parts += _memory_shortage(compilation)
     parts = parts or [
-        f"{', '.join(TITLES[name] for name in selection.binding)}: not reachable together"
+        f"{', '.join(TITLES.get(name, name) for name in selection.binding)}: not reachable together"
     ]
     tightened = " with the margin that measured networks need" * bool(compilation.tightening)
     return (
-        f"budget {compilation.budget} cannot be met{tightened}. {'; '.join(parts)}. "
-        "Give a larger budget, or a larger pool (--pool)."
+        f"budget {compilation.budget} cannot be met{tightened}{_restricted(compilation)}. "
+        f"{'; '.join(parts)}. Give a larger budget, or a larger pool (--pool)."
     )
+
+
+def _restricted(compilation: Compilation) -> str:
+    """What else the user asked for, which may be the reason."""
+    restrictions = compilation.restrictions
+    parts = [f"{len(restrictions.fixed)} of the slots fixed or kept"] * bool(restrictions.fixed)
+    if restrictions.max_changed is not None:
+        parts.append(f"--max-changed {restrictions.max_changed}")
+    return f" with {' and '.join(parts)}" if parts else ""
 
 
 def _memory_shortage(compilation: Compilation) -> list[str]:
