@@ -14,6 +14,7 @@ from lanac.version import __version__
 if TYPE_CHECKING:
     from lanac.compilation import Compilation
     from lanac.compiler import Result, begin, choose_plan, compile, preparation
+    from lanac.fronts import Front, pareto
     from lanac.inspection import Inspection, inspect
     from lanac.instruments import Instruments
     from lanac.ir import OpSpec
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Compilation": "lanac.compilation",
     "Family": "lanac.ops.base",
+    "Front": "lanac.fronts",
     "Inspection": "lanac.inspection",
     "Instruments": "lanac.instruments",
     "OpSpec": "lanac.ir",
@@ -34,6 +36,7 @@ _HOMES = {
     "choose_plan": "lanac.compiler",
     "compile": "lanac.compiler",
     "inspect": "lanac.inspection",
+    "pareto": "lanac.fronts",
     "preparation": "lanac.compiler",
     "run_passes": "lanac.passes",
 }
@@ -41,6 +44,7 @@ _HOMES = {
 __all__ = [
     "Compilation",
     "Family",
+    "Front",
     "Inspection",
     "Instruments",
     "LanacError",
@@ -53,6 +57,7 @@ __all__ = [
     "choose_plan",
     "compile",
     "inspect",
+    "pareto",
     "preparation",
     "run_passes",
 ]

@@ -20,7 +20,16 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 OPEN_TO_ALL = {"errors", "registry", "version"}
 BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "training", "backends"}
 ALLOWED: dict[str, set[str]] = {
-    "__init__": {"compilation", "compiler", "inspection", "instruments", "ir", "ops", "passes"}
+    "__init__": {
+        "compilation",
+        "compiler",
+        "fronts",
+        "inspection",
+        "instruments",
+        "ir",
+        "ops",
+        "passes",
+    }
     | {"settings"},
     "__main__": {"cli"},
     "errors": set(),
@@ -40,10 +49,12 @@ ALLOWED: dict[str, set[str]] = {
     "passes": BELOW_PASSES | {"compilation", "instruments", "workspace"},
     "compiler": BELOW_PASSES
     | {"compilation", "instruments", "workspace", "passes", "report", "settings"},
+    "fronts": BELOW_PASSES | {"compilation", "compiler", "passes", "settings"},
     "inspection": BELOW_PASSES | {"compilation", "compiler", "instruments", "workspace", "passes"},
-    "report": {"compilation", "compiler", "inspection", "instruments", "ir", "targets"}
+    "report": {"compilation", "compiler", "inspection", "instruments", "fronts", "ir", "targets"}
     | {"workspace"},
-    "cli": {"compilation", "compiler", "inspection", "instruments", "ir", "frontend", "report"}
+    "cli": {"compilation", "compiler", "inspection", "instruments", "ir", "frontend", "fronts"}
+    | {"report"}
     | {"targets", "ops", "backends", "workspace", "settings"},
 }
 """What a part of lanac may import beside itself and what is open to all."""

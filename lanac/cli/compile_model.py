@@ -8,7 +8,28 @@ from typing import Annotated
 
 import typer
 
-from lanac.cli.options import DataFolder, Granularity, Model, Only, Ops, Skip, own_ops, separated
+from lanac.cli.options import (
+    BatchSize,
+    DataFolder,
+    Device,
+    DistillSamples,
+    Fix,
+    Granularity,
+    Keep,
+    MaxChanged,
+    Model,
+    Only,
+    Ops,
+    Out,
+    Pool,
+    ScoreSamples,
+    Seed,
+    Skip,
+    Target,
+    WorkspaceFolder,
+    own_ops,
+    separated,
+)
 from lanac.errors import BudgetError
 from lanac.settings import Settings
 from lanac.version import __version__
@@ -31,50 +52,23 @@ def compile_model(
             "commas for one student each."
         ),
     ] = "0.5x",
-    target: Annotated[
-        str, typer.Option(help="DEVICE[:RUNTIME][:PRECISION][:bN][:tN], such as cpu or cpu:b8.")
-    ] = "cpu",
+    target: Target = "cpu",
     data: DataFolder = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the students. Default: the model's name and .lanac."),
-    ] = None,
-    pool: Annotated[
-        str,
-        typer.Option(
-            help="default, skip, inherit, paper, families (also your own) and single ops, separated by "
-            "commas."
-        ),
-    ] = "default",
+    out: Out = None,
+    pool: Pool = "default",
     ops: Ops = None,
     emit: Annotated[str, typer.Option(help="Outputs, separated by commas.")] = "pytorch,onnx",
     granularity: Granularity = "block",
     only: Only = None,
     skip: Skip = None,
-    fix: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The op that a slot takes, such as 'layer1.0=slim(w=0.5)'.", metavar="SLOT=OP"
-        ),
-    ] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(help="These slots keep the teacher's op: glob patterns.", metavar="GLOB"),
-    ] = None,
-    max_changed: Annotated[
-        int | None, typer.Option(help="At most so many slots take another op.", metavar="N")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
-    device: Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda.")] = "auto",
-    workspace: Annotated[
-        Path | None, typer.Option(help="Folder for intermediate results. Default: below --out.")
-    ] = None,
-    distill_samples: Annotated[
-        int, typer.Option(min=1, help="Training samples that every candidate learns from.")
-    ] = _DEFAULT.distill_samples,
-    score_samples: Annotated[
-        int, typer.Option(min=2, help="Training samples that every op is scored on.")
-    ] = _DEFAULT.score_samples,
+    fix: Fix = None,
+    keep: Keep = None,
+    max_changed: MaxChanged = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    workspace: WorkspaceFolder = None,
+    distill_samples: DistillSamples = _DEFAULT.distill_samples,
+    score_samples: ScoreSamples = _DEFAULT.score_samples,
     plans: Annotated[int, typer.Option(min=1, help="Diverse plans per budget.")] = _DEFAULT.plans,
     evaluate_images: Annotated[
         int, typer.Option(min=2, help="Training samples that the best plans are compared on.")
@@ -88,7 +82,7 @@ def compile_model(
     learning_rate: Annotated[
         float, typer.Option(min=0, help="Peak learning rate of finetuning.")
     ] = _DEFAULT.learning_rate,
-    batch_size: Annotated[int, typer.Option(min=2, help="Samples per step.")] = _DEFAULT.batch_size,
+    batch_size: BatchSize = _DEFAULT.batch_size,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lanac.cli.options import Granularity, Model, Only, Skip, separated
-from lanac.errors import CommandError
+from lanac.cli.options import Granularity, Model, Only, Skip, check_svg, separated
 
 _WIDE = 120
 """Columns of the table where the output is no terminal."""
@@ -52,10 +51,7 @@ def inspect_model(
     Nothing is trained, and nothing is written but the picture. A model.py needs only model() and
     example_inputs() or train_data().
     """
-    if svg is not None and svg.suffix.lower() != ".svg":
-        raise CommandError(f"--svg {str(svg)!r}: expected the name of an .svg file to write")
-    if svg is not None and not svg.parent.is_dir():
-        raise CommandError(f"--svg {str(svg)!r}: the folder {str(svg.parent)!r} does not exist")
+    check_svg(svg)
 
     from rich.console import Console
 

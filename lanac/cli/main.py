@@ -14,9 +14,14 @@ from typer.core import TyperCommand, TyperGroup
 
 from lanac.cli.compile_model import compile_model
 from lanac.cli.inspect_model import inspect_model
+from lanac.cli.pareto import pareto_model
 from lanac.errors import CommandError, LanacError
 
-COMMANDS: dict[str, Callable[..., None]] = {"compile": compile_model, "inspect": inspect_model}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "compile": compile_model,
+    "inspect": inspect_model,
+    "pareto": pareto_model,
+}
 """Every command has a file of its own; this is the one list of them."""
 
 _DEFAULT = "compile"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lanac.errors import CommandError
+
 if TYPE_CHECKING:
     from lanac.ops.base import Family
 
@@ -53,11 +55,59 @@ Ops = Annotated[
     ),
 ]
 
+Target = Annotated[
+    str, typer.Option(help="DEVICE[:RUNTIME][:PRECISION][:bN][:tN], such as cpu or cpu:b8.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the students. Default: the model's name and .lanac."),
+]
+Pool = Annotated[
+    str,
+    typer.Option(
+        help="default, skip, inherit, paper, families (also your own) and single ops, separated by "
+        "commas."
+    ),
+]
+Fix = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="The op that a slot takes, such as 'layer1.0=slim(w=0.5)'.", metavar="SLOT=OP"
+    ),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(help="These slots keep the teacher's op: glob patterns.", metavar="GLOB"),
+]
+MaxChanged = Annotated[
+    int | None, typer.Option(help="At most so many slots take another op.", metavar="N")
+]
+Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
+Device = Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda.")]
+WorkspaceFolder = Annotated[
+    Path | None, typer.Option(help="Folder for intermediate results. Default: below --out.")
+]
+DistillSamples = Annotated[
+    int, typer.Option(min=1, help="Training samples that every candidate learns from.")
+]
+ScoreSamples = Annotated[
+    int, typer.Option(min=2, help="Training samples that every op is scored on.")
+]
+BatchSize = Annotated[int, typer.Option(min=2, help="Samples per step.")]
+
 
 def separated(values: Sequence[str] | None) -> tuple[str, ...]:
     """The values of an option that may be repeated and whose values may hold commas."""
     parts = (part.strip() for value in values or () for part in value.split(","))
     return tuple(dict.fromkeys(part for part in parts if part))
+
+
+def check_svg(path: Path | None) -> None:
+    """Raises CommandError where no picture could be written, before any work is done."""
+    if path is not None and path.suffix.lower() != ".svg":
+        raise CommandError(f"--svg {str(path)!r}: expected the name of an .svg file to write")
+    if path is not None and not path.parent.is_dir():
+        raise CommandError(f"--svg {str(path)!r}: the folder {str(path.parent)!r} does not exist")
 
 
 def own_ops(files: Sequence[Path] | None) -> list[Family]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from lanac.compilation import Compilation
 from lanac.errors import InfeasibleBudgetError, SelectionError
 from lanac.ir import TEACHER, OpSpec, Plan, Slot
-from lanac.solver import Selection, SelectionProblem, SelectionStatus, solve
+from lanac.solver import SelectedPlan, Selection, SelectionProblem, SelectionStatus, solve
 from lanac.targets import MEMORY, RESOURCES, TITLES, CostTable, format_cost
 
 
@@ -45,15 +45,8 @@ class SelectPlans:
                 f"no plan was found within {self.time_limit_s:g} s; allow more time or a smaller pool"
             )
         _say_status(compilation, selection, self.plans)
-        slots, pool = compilation.need("program").slots, compilation.need("pool")
-        costs = compilation.need("costs")
-        plans = []
-        for found in selection.plans:
-            ops = tuple(
-                pool[slot.name][choice] for slot, choice in zip(slots, found.choices, strict=True)
-            )
-            plans.append(Plan(ops, found.score, costs.totals(slots, ops), found.gap))
-        return compilation.having(plans=tuple(plans))
+        plans = tuple(to_plan(compilation, found) for found in selection.plans)
+        return compilation.having(plans=plans)
 
     def _solve(self, problem: SelectionProblem, seed: int) -> Selection:
         """Exactly as long as that is quick, then with a gap from where it stopped."""
@@ -74,6 +67,13 @@ class SelectPlans:
         else:
             status = SelectionStatus.FEASIBLE  # no plan is proven to be the very best any more
         return replace(exact, status=status, plans=exact.plans + more.plans)
+
+
+def to_plan(compilation: Compilation, found: SelectedPlan) -> Plan:
+    """What the solver found, as ops with all their costs."""
+    slots, pool = compilation.need("program").slots, compilation.need("pool")
+    ops = tuple(pool[slot.name][choice] for slot, choice in zip(slots, found.choices, strict=True))
+    return Plan(ops, found.score, compilation.need("costs").totals(slots, ops), found.gap)
 
 
 def selection_problem(compilation: Compilation, plans: int, overlap: float) -> SelectionProblem:
