@@ -14,6 +14,7 @@ from lanac.version import __version__
 if TYPE_CHECKING:
     from lanac.compilation import Compilation
     from lanac.compiler import Result, begin, choose_plan, compile, preparation
+    from lanac.explaining import Explanation, explain
     from lanac.fronts import Front, pareto
     from lanac.inspection import Inspection, inspect
     from lanac.instruments import Instruments
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Compilation": "lanac.compilation",
+    "Explanation": "lanac.explaining",
     "Family": "lanac.ops.base",
     "Front": "lanac.fronts",
     "Inspection": "lanac.inspection",
@@ -35,6 +37,7 @@ _HOMES = {
     "begin": "lanac.compiler",
     "choose_plan": "lanac.compiler",
     "compile": "lanac.compiler",
+    "explain": "lanac.explaining",
     "inspect": "lanac.inspection",
     "pareto": "lanac.fronts",
     "preparation": "lanac.compiler",
@@ -43,6 +46,7 @@ _HOMES = {
 
 __all__ = [
     "Compilation",
+    "Explanation",
     "Family",
     "Front",
     "Inspection",
@@ -56,6 +60,7 @@ __all__ = [
     "begin",
     "choose_plan",
     "compile",
+    "explain",
     "inspect",
     "pareto",
     "preparation",

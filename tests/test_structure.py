@@ -20,17 +20,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 OPEN_TO_ALL = {"errors", "registry", "version"}
 BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "training", "backends"}
 ALLOWED: dict[str, set[str]] = {
-    "__init__": {
-        "compilation",
-        "compiler",
-        "fronts",
-        "inspection",
-        "instruments",
-        "ir",
-        "ops",
-        "passes",
-    }
-    | {"settings"},
+    "__init__": {"compilation", "compiler", "explaining", "fronts", "inspection", "instruments"}
+    | {"ir", "ops", "passes", "settings"},
     "__main__": {"cli"},
     "errors": set(),
     "version": set(),
@@ -49,13 +40,13 @@ ALLOWED: dict[str, set[str]] = {
     "passes": BELOW_PASSES | {"compilation", "instruments", "workspace"},
     "compiler": BELOW_PASSES
     | {"compilation", "instruments", "workspace", "passes", "report", "settings"},
+    "explaining": {"ir", "solver"},
     "fronts": BELOW_PASSES | {"compilation", "compiler", "passes", "settings"},
     "inspection": BELOW_PASSES | {"compilation", "compiler", "instruments", "workspace", "passes"},
-    "report": {"compilation", "compiler", "inspection", "instruments", "fronts", "ir", "targets"}
-    | {"workspace"},
-    "cli": {"compilation", "compiler", "inspection", "instruments", "ir", "frontend", "fronts"}
-    | {"report"}
-    | {"targets", "ops", "backends", "workspace", "settings"},
+    "report": {"compilation", "compiler", "explaining", "inspection", "instruments", "fronts", "ir"}
+    | {"passes", "targets", "workspace"},
+    "cli": {"compilation", "compiler", "explaining", "inspection", "instruments", "ir", "frontend"}
+    | {"fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
 }
 """What a part of lanac may import beside itself and what is open to all."""
 

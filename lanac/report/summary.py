@@ -8,6 +8,7 @@ from typing import Any
 
 from lanac.compilation import Compilation, Finalist, Outputs
 from lanac.ir import TEACHER, Slot
+from lanac.passes.select_plans import selection_problem
 from lanac.targets import (
     FLOPS,
     LATENCY,
@@ -21,6 +22,9 @@ from lanac.targets import (
 )
 from lanac.version import __version__
 from lanac.workspace import disk_errors, write_atomically
+
+SCHEMA = 2
+"""Version of plan.json; it grows when a key changes its meaning, goes away, or is needed newly."""
 
 
 def write_report(compilation: Compilation) -> None:
@@ -38,7 +42,9 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
     slots: tuple[Slot, ...] = compilation.need("program").slots
     costs, scores = compilation.need("costs"), compilation.need("scores")
     student = compilation.need("student")
+    problem = selection_problem(compilation, 1, 1.0)
     return {
+        "schema": SCHEMA,
         "lanac": __version__,
         "teacher": compilation.fingerprints["teacher"],
         "target": str(compilation.target),
@@ -55,10 +61,24 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
                 "teacher_costs": {
                     name: costs.costs[name][slot.name][TEACHER] for name in costs.costs
                 },
+                "pool": [
+                    {
+                        "op": str(other),
+                        "score": scores[slot.name][other],
+                        "costs": {
+                            name: costs.costs[name][slot.name][other] for name in costs.costs
+                        },
+                    }
+                    for other in compilation.need("pool")[slot.name]
+                ],
             }
             for slot, op in zip(slots, chosen.plan.ops, strict=True)
         ],
         "cost_sources": dict(costs.how),
+        "limits": dict(problem.limits),
+        "constants": dict(problem.constants),
+        "fixed": {name: str(op) for name, op in compilation.restrictions.fixed.items()},
+        "max_changed": compilation.restrictions.max_changed,
         "predicted": {"score": chosen.plan.score, "costs": dict(chosen.plan.costs)},
         "proven_gap": chosen.plan.gap,
         "before_finetuning": {
