@@ -196,7 +196,8 @@ def _constants(node: fx.Node) -> Arguments:
 
 
 def _differing_modules(graph: fx.Graph, other: fx.Graph) -> list[str]:
-    """Innermost modules that do not call the same things in both graphs."""
+    """Modules that do not call the same things in both graphs; of what is in one graph alone, the
+    outermost."""
 
     def calls(nodes: Any) -> dict[str, list[Any]]:
         by_module: dict[str, list[Any]] = {}
@@ -206,8 +207,18 @@ def _differing_modules(graph: fx.Graph, other: fx.Graph) -> list[str]:
             by_module.setdefault(path, []).append((node.op, node.target))
         return by_module
 
+    def outermost(path: str, absent: Collection[str]) -> str:
+        while (holder := path.rpartition(".")[0]) and not any(
+            f"{known}.".startswith(f"{holder}.") for known in absent
+        ):
+            path = holder
+        return path
+
     ours, theirs = calls(graph.nodes), calls(other.nodes)
-    return sorted(path for path in ours.keys() | theirs if ours.get(path) != theirs.get(path))
+    both = {path for path in ours.keys() & theirs if ours[path] != theirs[path]}
+    alone = {outermost(path, ours) for path in theirs.keys() - ours}
+    alone |= {outermost(path, theirs) for path in ours.keys() - theirs}
+    return sorted(both | alone)
 
 
 def _replace_by_module(

@@ -77,6 +77,25 @@ def test_what_differs_in_training_is_noted() -> None:
     assert "differs in training; the student keeps to what it does in evaluation" in traced.notes[0]
 
 
+class WithAHead(nn.Module):
+    """A head of several modules that is there in training alone, as in GoogLeNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+        self.head = nn.Sequential(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()), nn.Conv2d(4, 2, 1))
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        y = self.conv(x)
+        return (y, self.head(y)) if self.training else y
+
+
+def test_what_is_there_in_training_alone_is_noted_once() -> None:
+    assert trace(nn.Sequential(WithAHead()), (X,)).notes == (
+        "0.head differs in training; the student keeps to what it does in evaluation",
+    )
+
+
 class ReadsBoth(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x * 2
