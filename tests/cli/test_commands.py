@@ -27,7 +27,8 @@ def test_every_command_has_help_of_its_own(run, name):
     outcome = run(name, "--help")
     assert outcome.status == 0
     assert "--help" in outcome.out
-    assert (COMMANDS[name].__doc__ or "").split(":")[0] in " ".join(outcome.out.split())
+    first = (COMMANDS[name].__doc__ or "").splitlines()[0]
+    assert first.split(":")[0] in " ".join(outcome.out.split())
 
 
 def test_nothing_at_all_shows_help(run):
