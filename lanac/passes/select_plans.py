@@ -93,8 +93,8 @@ def selection_problem(compilation: Compilation, plans: int, overlap: float) -> S
     )
     summed = [resource for resource in RESOURCES if resource in costs.costs and resource != MEMORY]
     fixed = compilation.restrictions.fixed
-    free = sum(len(pool[slot.name]) > 1 and slot.name not in fixed for slot in slots)
-    # In slots without a choice all plans agree.
+    free = sum(slot.name not in fixed for slot in slots)
+    # In slots that the user has fixed all plans agree.
     most = math.floor(overlap * free) + len(slots) - free
     return SelectionProblem(
         slots=tuple(slot.name for slot in slots),
