@@ -146,6 +146,8 @@ class TestInterrupt:
             [*command, "--distill-samples", "100000"],
             cwd=tiny.parent, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            # Tests that run as a background job ignore Ctrl-C, and so would all that they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         try:
             while "distilling" not in (line := first.stdout.readline()):
