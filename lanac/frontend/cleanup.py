@@ -105,7 +105,7 @@ def views_to_reshapes(module: nn.Module, graph: fx.Graph) -> None:
     """
     for node in graph.nodes:
         is_dtype = len(node.args) == 2 and isinstance(node.args[1], torch.dtype)
-        is_written = any(user.args[0] is node and is_in_place(module, user) for user in node.users)
+        is_written = any(node in user.args[:1] and is_in_place(module, user) for user in node.users)
         if node.target in _VIEWS and not is_dtype and not node.kwargs and not is_written:
             node.target = _VIEWS[node.target]
 

@@ -212,3 +212,15 @@ def test_a_view_that_is_written_through_and_one_of_other_types_stay() -> None:
     assert torch.equal(module(x), Views()(x))
     methods = [node.target for node in module.graph.nodes if node.op == "call_method"]
     assert methods == ["view", "mul_", "view", "view", "reshape", "reshape_as"]
+
+
+def test_a_view_that_is_read_by_keyword() -> None:
+    class Keywords(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.view(x.shape[0], -1)
+            return torch.add(input=y, other=y)
+
+    x = torch.randn(2, 2, 3)
+    module = trace(Keywords(), (x,)).module
+    assert torch.equal(module(x), 2 * x.flatten(1))
+    assert "reshape" in {node.target for node in module.graph.nodes}
