@@ -1,10 +1,16 @@
-"""Pieces that the families with attention share, and what they cost."""
+"""Pieces that the families with attention share."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lanac.ops.base import SlotView
+from lanac.ops.layers import conv_norm
+
+EXPANSIONS = (0.25, 0.5, 1, 2, 3, 4)
+"""Inner widths of the bottlenecks, in shares of the input channels (paper, section 3)."""
 
 FULL_TOKENS = 1024
 """Up to 32 x 32 positions all attend to all. Beyond, the number of scores is kept near its square:
@@ -68,3 +74,19 @@ def key_pooling(height: int, width: int) -> int:
 
 def _cells(height: int, width: int, side: int) -> int:
     return -(-height // side) * -(-width // side)
+
+
+def narrowed(view: SlotView, inner: int) -> list[nn.Module]:
+    """The entry of a bottleneck: (B, C, H, W) -> (B, inner, H, W)."""
+    return [*conv_norm(view.input_spec.channels, inner, 1), nn.ReLU()]
+
+
+def widened(view: SlotView, inner: int) -> list[nn.Module]:
+    """The exit of a bottleneck, a stride being a mean: (B, inner, H, W) -> the slot's output."""
+    stride = view.stride or 1
+    return [
+        *([nn.AvgPool2d(stride, ceil_mode=True)] if stride > 1 else []),
+        nn.BatchNorm2d(inner),
+        nn.ReLU(),
+        *conv_norm(inner, view.output_spec.channels, 1),
+    ]

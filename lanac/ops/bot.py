@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lanac.ir import OpSpec
-from lanac.ops.attention import PositionConv, key_pooling
+from lanac.ops.attention import EXPANSIONS, PositionConv, key_pooling, narrowed, widened
 from lanac.ops.base import Counts, SlotView
 from lanac.ops.counts import attention_counts, conv_counts, norm_counts, total
-from lanac.ops.layers import Residual, aligned, conv_norm
+from lanac.ops.grid import MapFamily
+from lanac.ops.layers import aligned
 
 HEADS = 4
-EXPANSIONS = (0.25, 0.5, 1, 2, 3, 4)
 
 
 class MapAttention(nn.Module):
@@ -41,7 +39,7 @@ class MapAttention(nn.Module):
         return torch.unflatten(x.flatten(2), 1, (self.heads, -1)).transpose(2, 3)
 
 
-class BotFamily:
+class BotFamily(MapFamily):
     """Paper, section 3, bottleneck transformer: 4 heads, e in {1/4, 1/2, 1, 2, 3, 4}.
 
     The inner width is e times the input channels, rounded to a multiple of eight. BoTNet's tables
@@ -52,27 +50,16 @@ class BotFamily:
 
     name = "bot"
     equation = "y = [x +] BN PW( ReLU BN MHSA( z + DW_3(z) ) ), z = ReLU BN PW_e(x)"
+    grid = (("e", EXPANSIONS),)
 
-    def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
-        if view.stride is None:
-            return []
-        return [OpSpec.of(self.name, e=e) for e in EXPANSIONS]
-
-    def build(self, op: OpSpec, view: SlotView) -> nn.Module:
-        before, after = view.input_spec.channels, view.output_spec.channels
-        inner, stride = aligned(before * op.number("e")), view.stride or 1
-        height, width = view.input_spec.spatial
-        layers = [
-            *conv_norm(before, inner, 1),
-            nn.ReLU(),
+    def layers(self, op: OpSpec, view: SlotView) -> list[nn.Module]:
+        inner = aligned(view.input_spec.channels * op.number("e"))
+        return [
+            *narrowed(view, inner),
             PositionConv(inner),
-            MapAttention(inner, HEADS, key_pooling(height, width)),
-            *([nn.AvgPool2d(stride, ceil_mode=True)] if stride > 1 else []),
-            nn.BatchNorm2d(inner),
-            nn.ReLU(),
-            *conv_norm(inner, after, 1),
+            MapAttention(inner, HEADS, key_pooling(*view.input_spec.spatial)),
+            *widened(view, inner),
         ]
-        return Residual(nn.Sequential(*layers), skip=view.slot.keeps_shape, relu=view.ends_in_relu)
 
     def count(self, op: OpSpec, view: SlotView) -> Counts:
         before, after = view.input_spec.channels, view.output_spec.channels

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from itertools import pairwise, product
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,8 @@ from lanac.errors import PoolError
 from lanac.ir import OpSpec
 from lanac.ops.base import Counts, SlotView
 from lanac.ops.counts import conv_norm_counts, total
-from lanac.ops.layers import Residual, conv_norm
+from lanac.ops.grid import MapFamily
+from lanac.ops.layers import conv_norm
 
 SHUFFLE, SHIFT = "shuffle", "shift"
 _GROUPS = 4  # of the convolutions around a shuffle, at most
@@ -64,7 +64,7 @@ def _window(step: int) -> slice:
     return slice(1 + step, (step - 1) or None)
 
 
-class ConvCsFamily:
+class ConvCsFamily(MapFamily):
     """Paper, section 3, `conv_cs` (CBR pairs with perturbations): k in {1, 3, 5, 7}.
 
     The paper does not say what its perturbations are; here they are
@@ -79,23 +79,18 @@ class ConvCsFamily:
 
     name = "conv_cs"
     equation = "y = [x +] BN Conv_k( P( ReLU BN Conv_k(x) ) ), P: channel shuffle or shift"
+    grid = (("k", (1, 3, 5, 7)), ("p", (SHUFFLE, SHIFT)))
 
-    def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
-        if view.stride is None:
-            return []
-        return [OpSpec.of(self.name, k=k, p=p) for k, p in product((1, 3, 5, 7), (SHUFFLE, SHIFT))]
-
-    def build(self, op: OpSpec, view: SlotView) -> nn.Module:
+    def layers(self, op: OpSpec, view: SlotView) -> list[nn.Module]:
         before, after = view.input_spec.channels, view.output_spec.channels
         kernel, groups = int(op.number("k")), _groups(op, view)
         perturbation = Shuffle(before, groups) if op["p"] == SHUFFLE else Shift(before)
-        layers = [
+        return [
             *conv_norm(before, before, kernel, stride=view.stride or 1, groups=groups),
             nn.ReLU(),
             perturbation,
             *conv_norm(before, after, kernel, groups=groups),
         ]
-        return Residual(nn.Sequential(*layers), skip=view.slot.keeps_shape, relu=view.ends_in_relu)
 
     def count(self, op: OpSpec, view: SlotView) -> Counts:
         before, after = view.input_spec.channels, view.output_spec.channels

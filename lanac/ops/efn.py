@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import product
-
 from torch import nn
 
 from lanac.ir import OpSpec
 from lanac.ops.base import Counts, SlotView
 from lanac.ops.counts import conv_norm_counts, total
-from lanac.ops.layers import Residual, SqueezeExcite, conv_norm, share
+from lanac.ops.grid import MapFamily
+from lanac.ops.layers import SqueezeExcite, conv_norm, share
 
 
-class EfnFamily:
+class EfnFamily(MapFamily):
     """Paper, section 3, `efn`: e in {1, 3, 6}, k in {1, 3, 5}, se in {0 (none), 0.04, 0.025}.
 
     The ratio se refers to the expanded width: 0.04 of six times the input is EfficientNet's 0.25 of
@@ -22,14 +20,9 @@ class EfnFamily:
 
     name = "efn"
     equation = "y = [x +] BN PW( SE( act BN DW_k( act BN PW_e(x) ) ) )"
+    grid = (("e", (1, 3, 6)), ("k", (1, 3, 5)), ("se", (0, 0.04, 0.025)))
 
-    def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
-        if view.stride is None:
-            return []
-        grid = product((1, 3, 6), (1, 3, 5), (0, 0.04, 0.025))
-        return [OpSpec.of(self.name, e=e, k=k, se=se) for e, k, se in grid]
-
-    def build(self, op: OpSpec, view: SlotView) -> nn.Module:
+    def layers(self, op: OpSpec, view: SlotView) -> list[nn.Module]:
         before, after = view.input_spec.channels, view.output_spec.channels
         expansion, kernel, ratio = int(op.number("e")), int(op.number("k")), op.number("se")
         inner = before * expansion
@@ -41,7 +34,7 @@ class EfnFamily:
         if ratio > 0:
             layers.append(SqueezeExcite(inner, share(inner, ratio)))
         layers += conv_norm(inner, after, 1)
-        return Residual(nn.Sequential(*layers), skip=view.slot.keeps_shape, relu=view.ends_in_relu)
+        return layers
 
     def count(self, op: OpSpec, view: SlotView) -> Counts:
         before, after = view.input_spec.channels, view.output_spec.channels

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import product
-
 from torch import nn
 
 from lanac.ir import OpSpec
 from lanac.ops.base import Counts, SlotView
 from lanac.ops.counts import conv_norm_counts, total
-from lanac.ops.layers import Residual, SqueezeExcite, conv_norm, share
+from lanac.ops.grid import MapFamily
+from lanac.ops.layers import SqueezeExcite, conv_norm, share
 
 
-class Efnv2Family:
+class Efnv2Family(MapFamily):
     """Paper, section 3, `efnv2`: e in {1, 3, 6}, k in {1, 3, 5}, se in {0 (none), 0.04, 0.025}.
 
     Without expansion too, the convolution is followed by its projection. EfficientNetV2 itself has a
@@ -24,14 +22,9 @@ class Efnv2Family:
 
     name = "efnv2"
     equation = "y = [x +] BN PW( SE( act BN Conv_k,e(x) ) )"
+    grid = (("e", (1, 3, 6)), ("k", (1, 3, 5)), ("se", (0, 0.04, 0.025)))
 
-    def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
-        if view.stride is None:
-            return []
-        grid = product((1, 3, 6), (1, 3, 5), (0, 0.04, 0.025))
-        return [OpSpec.of(self.name, e=e, k=k, se=se) for e, k, se in grid]
-
-    def build(self, op: OpSpec, view: SlotView) -> nn.Module:
+    def layers(self, op: OpSpec, view: SlotView) -> list[nn.Module]:
         before, after = view.input_spec.channels, view.output_spec.channels
         kernel, ratio = int(op.number("k")), op.number("se")
         inner = before * int(op.number("e"))
@@ -39,7 +32,7 @@ class Efnv2Family:
         if ratio > 0:
             layers.append(SqueezeExcite(inner, share(inner, ratio)))
         layers += conv_norm(inner, after, 1)
-        return Residual(nn.Sequential(*layers), skip=view.slot.keeps_shape, relu=view.ends_in_relu)
+        return layers
 
     def count(self, op: OpSpec, view: SlotView) -> Counts:
         before, after = view.input_spec.channels, view.output_spec.channels

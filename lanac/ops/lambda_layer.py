@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
 from lanac.ir import OpSpec
+from lanac.ops.attention import EXPANSIONS, narrowed, widened
 from lanac.ops.base import Counts, SlotView
-from lanac.ops.bot import EXPANSIONS
 from lanac.ops.counts import conv_counts, norm_counts, total
-from lanac.ops.layers import Residual, aligned, conv_norm
+from lanac.ops.grid import MapFamily
+from lanac.ops.layers import aligned
 
 HEADS = 4
 KEY_DEPTH = 16
@@ -51,7 +50,7 @@ class LambdaLayer(nn.Module):
         return y.permute(0, 2, 3, 1).reshape_as(x)
 
 
-class LambdaFamily:
+class LambdaFamily(MapFamily):
     """Paper, section 3, lambda bottleneck: e in {1/4, 1/2, 1, 2, 3, 4}.
 
     The inner width is e times the input channels, rounded to a multiple of eight. Four heads, keys
@@ -62,25 +61,15 @@ class LambdaFamily:
 
     name = "lambda"
     equation = "y = [x +] BN PW( ReLU BN LAMBDA_9( ReLU BN PW_e(x) ) )"
+    grid = (("e", EXPANSIONS),)
 
-    def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
-        if view.stride is None:
-            return []
-        return [OpSpec.of(self.name, e=e) for e in EXPANSIONS]
-
-    def build(self, op: OpSpec, view: SlotView) -> nn.Module:
-        before, after = view.input_spec.channels, view.output_spec.channels
-        inner, stride = aligned(before * op.number("e")), view.stride or 1
-        layers = [
-            *conv_norm(before, inner, 1),
-            nn.ReLU(),
+    def layers(self, op: OpSpec, view: SlotView) -> list[nn.Module]:
+        inner = aligned(view.input_spec.channels * op.number("e"))
+        return [
+            *narrowed(view, inner),
             LambdaLayer(inner, HEADS, KEY_DEPTH, WINDOW),
-            *([nn.AvgPool2d(stride, ceil_mode=True)] if stride > 1 else []),
-            nn.BatchNorm2d(inner),
-            nn.ReLU(),
-            *conv_norm(inner, after, 1),
+            *widened(view, inner),
         ]
-        return Residual(nn.Sequential(*layers), skip=view.slot.keeps_shape, relu=view.ends_in_relu)
 
     def count(self, op: OpSpec, view: SlotView) -> Counts:
         before, after = view.input_spec.channels, view.output_spec.channels

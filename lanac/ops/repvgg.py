@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lanac.ir import OpSpec
 from lanac.ops.base import Counts, SlotView
+from lanac.ops.counts import conv_counts
 from lanac.ops.folding import Foldable
 from lanac.ops.layers import Residual, conv_norm
 
@@ -98,8 +99,8 @@ class RepVggFamily:
     def count(self, op: OpSpec, view: SlotView) -> Counts:
         """Of the folded op: one convolution with bias."""
         before, after = view.input_spec.channels, view.output_spec.channels
-        weights = before * after * int(op.number("k")) ** 2
-        return Counts(weights + after, 2 * weights * math.prod(view.output_spec.spatial))
+        positions = math.prod(view.output_spec.spatial)
+        return conv_counts(positions, before, after, int(op.number("k")), bias=True)
 
 
 FAMILY = RepVggFamily()
