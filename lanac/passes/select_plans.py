@@ -83,15 +83,14 @@ def selection_problem(compilation: Compilation, plans: int, overlap: float) -> S
     """
     slots: tuple[Slot, ...] = compilation.need("program").slots
     pool, costs, scores = (compilation.need(name) for name in ("pool", "costs", "scores"))
-    limits = tightened_limits(compilation)
-    memory = limits.pop(MEMORY, math.inf)
+    memory = tightened_limits(compilation).get(MEMORY, math.inf)
+    constants = summed_constants(costs)
     too_large = tuple(
         ((place, choice),)
         for place, slot in enumerate(slots)
         for choice, op in enumerate(pool[slot.name])
         if costs.costs[MEMORY][slot.name][op] > memory
     )
-    summed = [resource for resource in RESOURCES if resource in costs.costs and resource != MEMORY]
     fixed = compilation.restrictions.fixed
     free = sum(slot.name not in fixed for slot in slots)
     # In slots that the user has fixed all plans agree.
@@ -105,10 +104,10 @@ def selection_problem(compilation: Compilation, plans: int, overlap: float) -> S
                 tuple(costs.costs[resource][slot.name][op] for op in pool[slot.name])
                 for slot in slots
             )
-            for resource in summed
+            for resource in constants
         },
-        constants={resource: costs.constants[resource] for resource in summed},
-        limits=limits,
+        constants=constants,
+        limits=summed_limits(compilation),
         plan_count=plans,
         max_overlap=max(0, min(len(slots) - 1, most)),
         forbidden=too_large,
@@ -128,6 +127,19 @@ def _place(slot: Slot, op: OpSpec, ops: Sequence[OpSpec]) -> int:
             f"--fix {slot.name}={op}: this op failed and was dropped, as said above; fix another"
         )
     return ops.index(op)
+
+
+def summed_limits(compilation: Compilation) -> dict[str, float]:
+    """The limits on resources that add up over slots, in absolute units."""
+    limits = tightened_limits(compilation)
+    limits.pop(MEMORY, None)
+    return limits
+
+
+def summed_constants(costs: CostTable) -> dict[str, float]:
+    """What lies outside the slots, of the resources that add up."""
+    summed = [resource for resource in RESOURCES if resource in costs.costs and resource != MEMORY]
+    return {resource: costs.constants[resource] for resource in summed}
 
 
 def tightened_limits(compilation: Compilation) -> dict[str, float]:

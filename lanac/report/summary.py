@@ -8,7 +8,7 @@ from typing import Any
 
 from lanac.compilation import Compilation, Finalist, Outputs
 from lanac.ir import TEACHER, Slot
-from lanac.passes.select_plans import selection_problem
+from lanac.passes.select_plans import summed_constants, summed_limits
 from lanac.targets import (
     FLOPS,
     LATENCY,
@@ -42,7 +42,6 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
     slots: tuple[Slot, ...] = compilation.need("program").slots
     costs, scores = compilation.need("costs"), compilation.need("scores")
     student = compilation.need("student")
-    problem = selection_problem(compilation, 1, 1.0)
     return {
         "schema": SCHEMA,
         "lanac": __version__,
@@ -75,8 +74,8 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
             for slot, op in zip(slots, chosen.plan.ops, strict=True)
         ],
         "cost_sources": dict(costs.how),
-        "limits": dict(problem.limits),
-        "constants": dict(problem.constants),
+        "limits": summed_limits(compilation),
+        "constants": summed_constants(costs),
         "fixed": {name: str(op) for name, op in compilation.restrictions.fixed.items()},
         "max_changed": compilation.restrictions.max_changed,
         "predicted": {"score": chosen.plan.score, "costs": dict(chosen.plan.costs)},
