@@ -10,7 +10,7 @@ from typing import Any
 
 from lanac.errors import CommandError, SelectionError, unknown_name
 from lanac.ir import TEACHER
-from lanac.solver import SelectionProblem, solve
+from lanac.solver import SelectedPlan, SelectionProblem, solve
 
 STEP = 0.05
 """The next larger budget that is looked at, in shares of the budget."""
@@ -109,7 +109,8 @@ def explain(folder: str | Path, slot: str | None = None) -> Explanation:
     reasons = tuple(
         _reason(problem, chosen, place) for place, name in enumerate(names) if slot in (None, name)
     )
-    steps = tuple(_step(problem, resource) for resource in problem.limits)
+    best = _best(problem)
+    steps = tuple(_step(problem, resource, best) for resource in problem.limits)
     return Explanation(record["budget"], record["target"], reasons, steps)
 
 
@@ -190,21 +191,26 @@ def _reason(problem: SelectionProblem, chosen: tuple[int, ...], slot: int) -> Re
     )
 
 
-def _step(problem: SelectionProblem, resource: str) -> BudgetStep:
-    """The best plans by prediction at the budget and at the next larger one."""
+def _best(problem: SelectionProblem) -> SelectedPlan:
+    """The best plan by prediction."""
+    plans = solve(problem).plans
+    if not plans:
+        raise CommandError(f"{_NAME} is damaged: no plan meets its limits; compile again")
+    return plans[0]
+
+
+def _step(problem: SelectionProblem, resource: str, now: SelectedPlan) -> BudgetStep:
+    """From the best plan at the budget to that at the next larger one."""
     limit = problem.limits[resource]
     larger = replace(problem, limits={**problem.limits, resource: limit * (1 + STEP)})
-    now, then = solve(problem), solve(larger)
-    if not now.plans or not then.plans:
-        raise CommandError(f"{_NAME} is damaged: no plan meets its limits; compile again")
-    one, other = now.plans[0], then.plans[0]
+    then = _best(larger)
     changes = tuple(
         (name, ops[before], ops[after])
         for name, ops, before, after in zip(
-            problem.slots, problem.ops, one.choices, other.choices, strict=True
+            problem.slots, problem.ops, now.choices, then.choices, strict=True
         )
         if before != after
     )
     return BudgetStep(
-        resource, limit * (1 + STEP), (one.score - other.score) / (100 * STEP), changes
+        resource, limit * (1 + STEP), (now.score - then.score) / (100 * STEP), changes
     )
