@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from html import escape
 
 from rich.console import Console
 from rich.table import Table
 
 from lanac.fronts import Front, FrontPoint
 from lanac.ir import TEACHER, Plan
+from lanac.report.drawing import INK, SOFT, opening, paper, text_at
 from lanac.targets import TITLES, format_cost
 from lanac.version import __version__
 
@@ -18,8 +18,7 @@ SCHEMA = 1
 """Version of the JSON; it grows when a key changes its meaning or goes away."""
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 760, 420, 86, 60, 24, 56
-_INK, _SOFT, _GRID, _LINE = "#1e293b", "#64748b", "#e2e8f0", "#3b6fb6"
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+_GRID, _LINE = "#e2e8f0", "#3b6fb6"
 
 
 def show_front(console: Console, front: Front) -> None:
@@ -101,21 +100,20 @@ def draw_front(front: Front) -> str:
         )
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
-        f'viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="{escape(_FONT)}">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>',
-        _text(_LEFT, 32, "The best plan at each budget (predicted)", _INK, 17),
-        _text(_LEFT, _HEIGHT - 14, f"{TITLES[front.resource]}, share of the teacher's", _SOFT, 12),
-        _text(_LEFT, 50, "predicted change of the loss", _SOFT, 12),
+        opening(_WIDTH, _HEIGHT),
+        paper(_WIDTH, _HEIGHT),
+        text_at(_LEFT, 32, "The best plan at each budget (predicted)", 17, INK),
+        text_at(_LEFT, _HEIGHT - 14, f"{TITLES[front.resource]}, share of the teacher's", 12, SOFT),
+        text_at(_LEFT, 50, "predicted change of the loss", 12, SOFT),
     ]
     for value in _ticks(left, right):
         x, _ = place(value, low)
         parts.append(_rule(x, _TOP, x, _HEIGHT - _BOTTOM))
-        parts.append(_text(x, _HEIGHT - _BOTTOM + 18, f"{value:g}x", _SOFT, 12, "middle"))
+        parts.append(text_at(x, _HEIGHT - _BOTTOM + 18, f"{value:g}x", 12, SOFT, anchor="middle"))
     for value in _ticks(low, high):
         _, y = place(left, value)
         parts.append(_rule(_LEFT, y, _WIDTH - _RIGHT, y))
-        parts.append(_text(_LEFT - 8, y + 4, f"{value:g}", _SOFT, 12, "end"))
+        parts.append(text_at(_LEFT - 8, y + 4, f"{value:g}", 12, SOFT, anchor="end"))
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
     parts.append(f'<polyline points="{line}" fill="none" stroke="{_LINE}" stroke-width="2"/>')
     for ratio, score in points:
@@ -133,13 +131,6 @@ def _ticks(low: float, high: float) -> list[float]:
     step = next(f * power for f in (0.2, 0.5, 1.0, 2.0) if (high - low) / (f * power) <= 6)
     first, last = math.ceil(low / step), math.floor(high / step)
     return [round(place * step, 12) for place in range(first, last + 1)]
-
-
-def _text(x: float, y: float, text: str, colour: str, size: int, anchor: str = "start") -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{colour}" '
-        f'text-anchor="{anchor}">{escape(text)}</text>'
-    )
 
 
 def _rule(x: float, y: float, to_x: float, to_y: float) -> str:

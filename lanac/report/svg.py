@@ -12,6 +12,7 @@ from html import escape
 
 from lanac.inspection import Inspection
 from lanac.report.describe import ATTENTION, CONV, HEAD, MLP, OTHER
+from lanac.report.drawing import INK, SOFT, opening, paper, text_at
 from lanac.report.figures import NetworkFigures, figures_of
 from lanac.report.graph import INPUT, LEFT_OUT, OUTPUT, Box, Edge, graph_of
 from lanac.targets import FLOPS, LATENCY, PARAMS, format_cost
@@ -28,8 +29,7 @@ _COLOURS = {
 }
 """(line, fill) of a box by its kind."""
 
-_INK, _SOFT, _LINE, _ARC = "#1e293b", "#64748b", "#94a3b8", "#7c8db5"
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+_LINE, _ARC = "#94a3b8", "#7c8db5"
 _WIDTH, _HEIGHT, _END_WIDTH, _SMALL_HEIGHT, _GAP = 430, 46, 200, 30, 30
 _MARGIN, _TOP, _BARS, _LANE = 28, 118, 190, 22
 _LETTER = 6.4
@@ -71,11 +71,10 @@ def draw(inspection: Inspection) -> str:
     width = max(width, 2 * _MARGIN + _BARS + _WIDTH + 60)
     height = placed[-1].bottom + _MARGIN
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
-        f'viewBox="0 0 {width:g} {height:g}" font-family="{_FONT}">',
+        opening(width, height),
         f"<title>{escape(inspection.name)}: its slots, as lanac sees them</title>",
         f"<defs>{_marker('tip', _LINE)}{_marker('arc', _ARC)}</defs>",
-        f'<rect width="{width:g}" height="{height:g}" fill="#ffffff"/>',
+        paper(width, height),
         *_heading(inspection, figures, boxes),
     ]
     for edge in edges:
@@ -127,8 +126,8 @@ def _heading(inspection: Inspection, figures: NetworkFigures, boxes: Sequence[Bo
     inside = sum(slot.costs[PARAMS] for slot in figures.slots)
     covered = 100 * inside / max(figures.total[PARAMS], 1)
     lines = [
-        _text(_MARGIN, 40, inspection.name, 20, _INK, weight=600),
-        _text(_MARGIN, 62, " · ".join(whole), 12.5, _SOFT),
+        text_at(_MARGIN, 40, inspection.name, 20, INK, weight=600),
+        text_at(_MARGIN, 62, " · ".join(whole), 12.5, SOFT),
     ]
     x = float(_MARGIN)
     kinds = dict.fromkeys(box.kind for box in boxes if box.kind not in (INPUT, OUTPUT))
@@ -137,10 +136,10 @@ def _heading(inspection: Inspection, figures: NetworkFigures, boxes: Sequence[Bo
         lines.append(
             f'<rect x="{x:g}" y="76" width="12" height="12" rx="3" fill="{fill}" stroke="{line}"/>'
         )
-        lines.append(_text(x + 18, 86, kind, 12, _SOFT))
+        lines.append(text_at(x + 18, 86, kind, 12, SOFT))
         x += 18 + _LETTER * len(kind) + 20
     lines.append(
-        _text(x, 86, f"{len(figures.slots)} slots hold {covered:.1f} % of the params", 12, _SOFT)
+        text_at(x, 86, f"{len(figures.slots)} slots hold {covered:.1f} % of the params", 12, SOFT)
     )
     return lines
 
@@ -152,12 +151,12 @@ def _box(item: Placed, figures: NetworkFigures) -> list[str]:
     if box.kind in (INPUT, OUTPUT):
         return [
             f'<rect {shape} rx="{item.height / 2:g}" fill="{fill}" stroke="{line}"/>',
-            _text(
+            text_at(
                 item.x + item.width / 2,
                 item.middle + 4,
                 _short(box.title, 26),
                 12,
-                _INK,
+                INK,
                 anchor="middle",
             ),
         ]
@@ -166,9 +165,9 @@ def _box(item: Placed, figures: NetworkFigures) -> list[str]:
         return [
             f"<g><title>{escape(', '.join(box.nodes))}: {escape(box.text)}</title>",
             f'<rect {shape} rx="8" fill="{fill}" stroke="{line}" stroke-dasharray="4 3"/>',
-            _text(item.x + 16, item.middle + 4, title, 12, _SOFT),
-            _text(
-                item.right - 14, item.middle + 4, _short(f"left out: {box.text}", 62 - len(title)), 11, _SOFT,
+            text_at(item.x + 16, item.middle + 4, title, 12, SOFT),
+            text_at(
+                item.right - 14, item.middle + 4, _short(f"left out: {box.text}", 62 - len(title)), 11, SOFT,
                 anchor="end",
             ),
             "</g>",
@@ -180,9 +179,9 @@ def _box(item: Placed, figures: NetworkFigures) -> list[str]:
         f'<rect {shape} rx="8" fill="{fill}" stroke="{line}"/>',
         f'<rect x="{item.x:g}" y="{item.y + 8:g}" width="4" height="{item.height - 16:g}" '
         f'fill="{line}"/>',
-        _text(item.x + 16, item.y + 19, _short(box.title, 34), 13, _INK, weight=600),
-        _text(item.right - 14, item.y + 19, numbers, 11, _SOFT, anchor="end"),
-        _text(item.x + 16, item.y + 36, _short(box.text, 62), 11, _SOFT),
+        text_at(item.x + 16, item.y + 19, _short(box.title, 34), 13, INK, weight=600),
+        text_at(item.right - 14, item.y + 19, numbers, 11, SOFT, anchor="end"),
+        text_at(item.x + 16, item.y + 36, _short(box.text, 62), 11, SOFT),
         "</g>",
     ]
 
@@ -191,7 +190,7 @@ def _bars(placed: Sequence[Placed], figures: NetworkFigures) -> list[str]:
     """What each slot takes of the whole, to the left of its box; the largest fills the room."""
     largest = max([slot.share for slot in figures.slots], default=0)
     right = _MARGIN + _BARS - 16
-    lines = [_text(right, _TOP - 8, figures.share_title, 11, _SOFT, anchor="end")]
+    lines = [text_at(right, _TOP - 8, figures.share_title, 11, SOFT, anchor="end")]
     for item in placed:
         if item.box.slot is None:
             continue
@@ -203,8 +202,8 @@ def _bars(placed: Sequence[Placed], figures: NetworkFigures) -> list[str]:
             f'height="14" rx="2" fill="{line}" fill-opacity="0.75"/>'
         )
         lines.append(
-            _text(
-                right - length - 6, item.middle + 4, f"{100 * slot.share:.1f} %", 11, _INK,
+            text_at(
+                right - length - 6, item.middle + 4, f"{100 * slot.share:.1f} %", 11, INK,
                 anchor="end",
             )
         )  # fmt: skip
@@ -215,7 +214,7 @@ def _arrow(above: Placed, below: Placed, x: float, shape: str) -> list[str]:
     return [
         f'<path d="M{x:g} {above.bottom:g} V{below.y - 1:g}" stroke="{_LINE}" stroke-width="1.5" '
         'fill="none" marker-end="url(#tip)"/>',
-        _text(x + 10, (above.bottom + below.y) / 2 + 4, shape, 11, _SOFT),
+        text_at(x + 10, (above.bottom + below.y) / 2 + 4, shape, 11, SOFT),
     ]
 
 
@@ -260,16 +259,6 @@ def _marker(name: str, colour: str) -> str:
     return (
         f'<marker id="{name}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
         f'orient="auto-start-reverse"><path d="M0 0.5 L7.5 4 L0 7.5 z" fill="{colour}"/></marker>'
-    )
-
-
-def _text(
-    x: float, y: float, text: str, size: float, colour: str, *, weight: int = 400,
-    anchor: str = "start",
-) -> str:  # fmt: skip
-    return (
-        f'<text x="{x:.4g}" y="{y:.6g}" font-size="{size:g}" fill="{colour}" font-weight="{weight}" '
-        f'text-anchor="{anchor}">{escape(text)}</text>'
     )
 
 
