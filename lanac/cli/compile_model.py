@@ -104,15 +104,11 @@ def compile_model(
     source = load_source(model, data)
     result = compile(
         source.model,
-        train_data=source.train_data,
-        val_data=source.val_data,
+        **source.task,
         budget=budget,
         target=target,
         out=out if out is not None else Path(f"{source.name}.lanac"),
         workspace=workspace,
-        loss=source.loss,
-        metric=source.metric,
-        example_inputs=source.example_inputs,
         pool=pool,
         ops=brought,
         emit=emit,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lanac.cli.options import Granularity, Model, Only, Skip, check_svg, separated
+from lanac.cli.options import Granularity, Model, Only, Skip, check_svg, separated, write_svg
 
 _WIDE = 120
 """Columns of the table where the output is no terminal."""
@@ -59,7 +59,6 @@ def inspect_model(
     from lanac.inspection import inspect
     from lanac.report.inspection import QuietInstruments, record, show_inspection
     from lanac.report.svg import draw
-    from lanac.workspace import disk_errors, write_atomically
 
     # JSON has standard output for itself; whatever else there is to say goes to the other one.
     piped = not sys.stdout.isatty()
@@ -79,8 +78,7 @@ def inspect_model(
         instruments=QuietInstruments(console),
     )
     if svg is not None:
-        with disk_errors(svg.parent):
-            write_atomically(svg, draw(found).encode())
+        write_svg(svg, draw(found))
     if json:
         typer.echo(record(found, svg))
     else:

@@ -110,6 +110,14 @@ def check_svg(path: Path | None) -> None:
         raise CommandError(f"--svg {str(path)!r}: the folder {str(path.parent)!r} does not exist")
 
 
+def write_svg(path: Path, picture: str) -> None:
+    """Writes a picture whose path has been checked."""
+    from lanac.workspace import disk_errors, write_atomically
+
+    with disk_errors(path.parent):
+        write_atomically(path, picture.encode())
+
+
 def own_ops(files: Sequence[Path] | None) -> list[Family]:
     """The op families of the user's files, which are executed; a file given twice counts once.
 

@@ -30,6 +30,7 @@ from lanac.cli.options import (
     check_svg,
     own_ops,
     separated,
+    write_svg,
 )
 from lanac.settings import Settings
 
@@ -75,7 +76,6 @@ def pareto_model(
     from lanac.fronts import pareto
     from lanac.report.console import ConsoleInstruments
     from lanac.report.pareto import draw_front, record, show_front
-    from lanac.workspace import disk_errors, write_atomically
 
     console = Console(stderr=json, soft_wrap=not sys.stdout.isatty())
     brought = own_ops(ops)
@@ -89,13 +89,9 @@ def pareto_model(
             distill_samples=distill_samples, score_samples=score_samples, batch_size=batch_size
         ),
         out=out if out is not None else Path(f"{source.name}.lanac"),
-        train_data=source.train_data,
-        val_data=source.val_data,
+        **source.task,
         target=target,
         workspace=workspace,
-        loss=source.loss,
-        metric=source.metric,
-        example_inputs=source.example_inputs,
         ops=brought,
         granularity=granularity,
         only=separated(only),
@@ -108,8 +104,7 @@ def pareto_model(
         instruments=ConsoleInstruments(console),
     )
     if svg is not None:
-        with disk_errors(svg.parent):
-            write_atomically(svg, draw_front(front).encode())
+        write_svg(svg, draw_front(front))
     if json:
         typer.echo(record(front))
     else:

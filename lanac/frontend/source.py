@@ -30,3 +30,9 @@ class Source:
     example_inputs: Any = None
     loss: Callable[..., Any] | None = None
     metric: Callable[..., Any] | None = None
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What it says of data, loss and metric, by the names of `lanac.compile`'s arguments."""
+        names = ("train_data", "val_data", "example_inputs", "loss", "metric")
+        return {name: getattr(self, name) for name in names}
