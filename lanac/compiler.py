@@ -18,6 +18,7 @@ from lanac.frontend.partition import SlotOptions
 from lanac.instruments import Instruments
 from lanac.ir import OpSpec
 from lanac.ops.base import Family
+from lanac.ops.families import Families
 from lanac.ops.own import own_families
 from lanac.ops.pool import parse_pool
 from lanac.ops.restrictions import Restrictions
@@ -144,7 +145,8 @@ def compile(  # the name that users expect; nothing here needs the builtin
     settings = settings or Settings()
     # Whatever can be refused is refused before any work is done.
     budgets, outputs = parse_budgets(budget), parse_outputs(emit)
-    members = parse_pool(pool, own_families(ops))
+    families = own_families(ops)
+    members = parse_pool(pool, families)
     begun = begin(
         model,
         train_data=train_data,
@@ -156,7 +158,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
         loss=loss,
         metric=metric,
         example_inputs=example_inputs,
-        ops=ops,
+        ops=families,
         granularity=granularity,
         only=only,
         skip=skip,
@@ -185,7 +187,7 @@ def begin(
     loss: Callable[..., Any] | None = None,
     metric: Callable[..., Any] | None = None,
     example_inputs: Any = None,
-    ops: Sequence[Family | type[Family]] = (),
+    ops: Sequence[Family | type[Family]] | Families = (),
     granularity: str = "block",
     only: Sequence[str] = (),
     skip: Sequence[str] = (),

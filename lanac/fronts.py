@@ -14,6 +14,7 @@ from lanac.compilation import Compilation
 from lanac.compiler import begin, preparation
 from lanac.errors import CommandError, InfeasibleBudgetError, unknown_name
 from lanac.ir import Plan
+from lanac.ops.own import own_families
 from lanac.ops.pool import parse_pool
 from lanac.passes import run_passes
 from lanac.passes.select_plans import selection_problem, to_plan
@@ -90,9 +91,13 @@ def pareto(
         raise CommandError(f"--resource {resource!r}: {unknown_name('resource', resource, named)}")
     if points < 2:
         raise CommandError(f"--points {points}: expected at least 2")
+    families = own_families(given.pop("ops", ()))
+    members = parse_pool(pool, families)
     # A budget that everything meets: it says what has to be measured.
-    begun = begin(model, budget=f"{resource}={_ALL}", out=out, held_out=settings.held_out, **given)
-    members = parse_pool(pool, begun.families)
+    everything = f"{resource}={_ALL}"
+    begun = begin(
+        model, budget=everything, out=out, ops=families, held_out=settings.held_out, **given
+    )
     with begun.workspace.lock("run", f"is working in {out}"):
         prepared = run_passes(begun, preparation(members, [], settings))
     return front(prepared, named[resource], points)

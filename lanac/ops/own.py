@@ -50,12 +50,14 @@ def families_in(module: ModuleType, path: Path) -> list[Family]:
     return found
 
 
-def own_families(ops: Iterable[Family | type[Family]]) -> Families:
-    """All families of a run that brings these.
+def own_families(ops: Iterable[Family | type[Family]] | Families) -> Families:
+    """All families of a run that brings these; what it has given before comes back as it is.
 
     Raises:
         FamilyError: one of them is no family, or its name is taken.
     """
+    if isinstance(ops, Families):
+        return ops
     if isinstance(ops, (str, bytes)) or not isinstance(ops, Iterable):
         raise FamilyError(
             f"ops is {ops!r}; expected a list of op families (a file with families: --ops FILE)"
