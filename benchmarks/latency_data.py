@@ -14,7 +14,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,8 @@ def _plain(listed: KernelList) -> list[Any]:
         return [o.value, o.elements, o.itemsize, int(o.floating), int(o.weight)]
 
     def work(w: Work) -> list[int]:
-        return [w.macs, w.m, w.n, w.k, w.groups, w.window, w.stride, w.channels, int(w.bias)]
+        return [w.macs, w.m, w.n, w.k, w.groups, w.window, w.stride, w.channels,
+                int(w.bias), int(w.strided), int(w.channels_last)]
 
     return [
         [[k.name, k.kind, [*map(operand, k.reads)], [*map(operand, k.writes)], work(k.work)]
@@ -191,8 +192,8 @@ def _interpolated(value: Any, batch: int) -> KernelList:
 
     kernels = []
     for a, b in zip(value[0][0], value[1][0], strict=True):
-        numbers = [at(x, y) for x, y in zip(a[4], b[4], strict=True)]
-        work = replace(Work(*numbers[:8]), bias=bool(a[4][8]))
+        numbers = [at(x, y) for x, y in zip(a[4][:8], b[4][:8], strict=True)]
+        work = Work(*numbers, *map(bool, a[4][8:]))
         kernels.append(Kernel(a[0], a[1], operands(a[2], b[2]), operands(a[3], b[3]), work))
     return KernelList(tuple(kernels), frozenset(value[0][1]))
 

@@ -15,6 +15,7 @@ from lanac.targets.predicted.work import CONVOLUTIONS, MULTIPLYING, Work
 _RECTIFIERS = {"relu", "hardtanh", "clamp", "leaky_relu", "clamp_min", "threshold", "prelu"}
 _GATES = {"silu", "gelu", "hardswish", "mish", "sigmoid", "hardsigmoid", "tanh", "elu"}
 _SUMS = {"add", "sub"}
+_PADDING = "constant_pad_nd"
 _GENERATED = ("pointwise", "batch_norm", "norm", "softmax", "reduce", "copy", "cat", "cast", "fill")
 """What inductor writes kernels for itself."""
 
@@ -113,6 +114,8 @@ def _epilogues(names: set[str] | None, *, chains: bool) -> Joins:
         product = any(kind in MULTIPLYING and kind not in ("bmm", "attention") for kind in kinds)
         if kernel.kind == "cast":
             return True
+        if kernel.kind in CONVOLUTIONS:  # padding becomes the convolution's own
+            return all(fuser.kernels[place].name == _PADDING for place in group.places)
         if product and kernel.kind == "batch_norm":
             return all(kind in MULTIPLYING or kind == "batch_norm" for kind in kinds)
         if kernel.kind not in _ELEMENTWISE or fuser.output_size(group) != _size(kernel):

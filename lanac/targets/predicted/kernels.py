@@ -22,8 +22,8 @@ from lanac.ir import TensorSpec, named_tensors
 from lanac.targets.predicted.work import Work, class_of, work_of
 
 _FREE = {
-    "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift_fresh",
-    "alias", "as_strided", "_local_scalar_dense", "is_same_size", "sym_size", "prim_layout",
+    "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "set",
+    "alias", "as_strided", "resize", "lift_fresh", "_local_scalar_dense",
 }  # fmt: skip
 """Operators that start no kernel."""
 
@@ -204,7 +204,7 @@ class _Recorder(TorchDispatchMode):
         name = func._schema.name.partition("::")[2]
         outputs = _tensors(result)
         self._kept.append(result)
-        if name in _FREE or not outputs or name.rstrip("_").endswith("_for_meta"):
+        if name.rstrip("_") in _FREE or not outputs:
             return
         inputs = _tensors([args, kwargs])
         storages = {tensor.untyped_storage()._cdata for tensor in inputs}

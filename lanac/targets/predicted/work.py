@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 CLASSES = (
@@ -55,12 +56,15 @@ class Work:
         macs: multiplications with their additions.
         m: rows: output positions of the whole batch in a convolution.
         n: columns: output channels of a group.
-        k: what is summed over: input channels of a group times the window.
+        k: what is summed over: input channels of a group times the window; the length of a row in
+            norms, softmax and reductions.
         groups: how many products.
         window: positions of a convolution's or a pool's window.
         stride: of a convolution, the first one.
         channels: input channels of a convolution, all groups.
         bias: whether a convolution adds one.
+        strided: whether the input does not lie in memory in the order in which it is read.
+        channels_last: whether a convolution's input has its channels last in memory.
     """
 
     macs: int = 0
@@ -72,6 +76,8 @@ class Work:
     stride: int = 1
     channels: int = 0
     bias: bool = False
+    strided: bool = False
+    channels_last: bool = False
 
 
 def work_of(name: str, args: tuple[Any, ...], output: Tensor) -> Work:
@@ -90,7 +96,30 @@ def work_of(name: str, args: tuple[Any, ...], output: Tensor) -> Work:
         if isinstance(size, (list, tuple)) and len(size) == 1 and "2d" in name:
             window *= window
         return Work(window=window)
-    return Work()
+    first = next((value for value in args if isinstance(value, Tensor)), None)
+    strided = first is not None and first.ndim > 1 and first.stride(-1) != 1
+    return Work(k=_row(name, args, output), strided=strided)
+
+
+def _row(name: str, args: tuple[Any, ...], output: Tensor) -> int:
+    """How many elements are reduced together; 0 where none are."""
+    if name == "native_layer_norm":
+        return math.prod(args[1])
+    if name == "native_group_norm":
+        return int(args[0].numel() // max(args[3] * args[6], 1))
+    if name in ("_softmax", "_log_softmax"):
+        return int(args[0].shape[args[1]])
+    if name in _NAMED["reduce"] and isinstance(args[0], Tensor):
+        return int(args[0].numel() // max(output.numel(), 1))
+    return 0
+
+
+def _channels_last(tensor: Tensor) -> bool:
+    return (
+        tensor.ndim == 4
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+        and not tensor.is_contiguous()
+    )
 
 
 def _convolution(args: tuple[Any, ...], output: Tensor) -> Work:
@@ -104,9 +133,13 @@ def _convolution(args: tuple[Any, ...], output: Tensor) -> Work:
         m = source.numel() // source.shape[1]
         k, n = source.shape[1] // groups, weight.shape[1] * window
         return Work(macs, m, n, k, groups, window, stride[0], source.shape[1], bias is not None)
+    last = _channels_last(source)
     macs = output.numel() * k
     m, n = output.numel() // out_channels, out_channels // groups
-    return Work(macs, m, n, k, groups, window, stride[0], source.shape[1], bias is not None)
+    return Work(
+        macs, m, n, k, groups, window, stride[0], source.shape[1], bias is not None,
+        channels_last=last,
+    )  # fmt: skip
 
 
 def class_of(name: str, work: Work, args: tuple[Any, ...]) -> str:
