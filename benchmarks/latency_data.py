@@ -3,8 +3,8 @@
     rows = read_rows(Path("fit.csv"))
     kernels = KernelStore(Path("kernels.jsonl"))      # records what is missing, keeps it
 
-A network's kernels are recorded for two batches; for all others they are interpolated, because
-everything in them is affine in the batch.
+A network's kernels are recorded once, for a batch that is a large prime: what it divides grows with
+the batch, everything else stays.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ from lanac.targets.predicted.kernels import (  # noqa: E402
 )
 from lanac.targets.predicted.work import Work  # noqa: E402
 
-BATCHES = 2, 4
-"""The batches that are recorded."""
+PRIME = 10007
+"""The batch that is recorded; nothing is computed, so that it may be as large as it likes."""
 
 
 @dataclass(frozen=True)
@@ -96,20 +97,31 @@ class KernelStore:
                     name, img, value = json.loads(line)
                     self._lists[name, img] = value
 
-    def record(self, networks: Iterable[tuple[str, int]]) -> None:
-        """Records what is missing; a network that cannot be built or run is kept as its reason."""
-        missing = sorted(set(networks) - set(self._lists))
-        for place, (name, img) in enumerate(missing):
+    def record(self, networks: Iterable[tuple[str, int]], seconds: float = 1e9) -> int:
+        """Records what is missing; a network that cannot be built or run is kept as its reason.
+
+        Args:
+            networks: name and image size.
+            seconds: stops after so many.
+
+        Returns:
+            How many are still missing.
+        """
+        missing = [key for key in dict.fromkeys(networks) if key not in self._lists]
+        end = time.monotonic() + seconds
+        for done, (name, img) in enumerate(missing):
+            if time.monotonic() > end:
+                return len(missing) - done
+            value: Any
             try:
-                value: Any = [_plain(listed) for listed in record_network(name, img)]
+                value = _plain(record_network(name, img))
             except Exception as error:  # what other packages raise for one network is its own affair
                 value = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             self._lists[name, img] = value
             if self._path is not None:
                 with self._path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps([name, img, value], separators=(",", ":")) + "\n")
-            if place % 50 == 0:
-                print(f"recorded {place} of {len(missing)}", file=sys.stderr, flush=True)
+        return 0
 
     def failures(self) -> Iterator[tuple[str, int, str]]:
         for (name, img), value in self._lists.items():
@@ -121,11 +133,11 @@ class KernelStore:
         value = self._lists.get((name, img))
         if value is None or isinstance(value, str):
             return None
-        return _interpolated(value, batch)
+        return _at_batch(value, batch)
 
 
-def record_network(name: str, img: int) -> list[KernelList]:
-    """The kernels of `timm:NAME` or `torchvision:NAME` for each of `BATCHES`."""
+def record_network(name: str, img: int) -> KernelList:
+    """The kernels of `timm:NAME` or `torchvision:NAME` for a batch of `PRIME`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = _build(name, None)
@@ -150,15 +162,8 @@ def _build(name: str, img: int | None) -> torch.nn.Module:
         return torchvision.models.get_model(model, weights=None).eval()
 
 
-def _recorded(model: torch.nn.Module, img: int) -> list[KernelList]:
-    lists = [
-        record_kernels(model, [TensorSpec((batch, 3, img, img), torch.float32)])
-        for batch in BATCHES
-    ]
-    first, second = ([kernel.name for kernel in listed.kernels] for listed in lists)
-    if first != second:
-        raise ValueError("another batch runs other kernels")
-    return lists
+def _recorded(model: torch.nn.Module, img: int) -> KernelList:
+    return record_kernels(model, [TensorSpec((PRIME, 3, img, img), torch.float32)])
 
 
 def _plain(listed: KernelList) -> list[Any]:
@@ -178,24 +183,19 @@ def _plain(listed: KernelList) -> list[Any]:
     ]  # fmt: skip
 
 
-def _interpolated(value: Any, batch: int) -> KernelList:
-    low, high = BATCHES
+def _at_batch(value: Any, batch: int) -> KernelList:
+    def at(count: int) -> int:
+        return count // PRIME * batch if count % PRIME == 0 else count
 
-    def at(first: int, second: int) -> int:
-        return first + (second - first) * (batch - low) // (high - low)
+    def operands(plain: list[Any]) -> tuple[Operand, ...]:
+        return tuple(Operand(o[0], at(o[1]), o[2], bool(o[3]), bool(o[4])) for o in plain)
 
-    def operands(first: list[Any], second: list[Any]) -> tuple[Operand, ...]:
-        return tuple(
-            Operand(a[0], at(a[1], b[1]), a[2], bool(a[3]), bool(a[4]))
-            for a, b in zip(first, second, strict=True)
-        )
-
-    kernels = []
-    for a, b in zip(value[0][0], value[1][0], strict=True):
-        numbers = [at(x, y) for x, y in zip(a[4][:8], b[4][:8], strict=True)]
-        work = Work(*numbers, *map(bool, a[4][8:]))
-        kernels.append(Kernel(a[0], a[1], operands(a[2], b[2]), operands(a[3], b[3]), work))
-    return KernelList(tuple(kernels), frozenset(value[0][1]))
+    kernels = [
+        Kernel(name, kind, operands(reads), operands(writes),
+               Work(*map(at, work[:8]), *map(bool, work[8:])))
+        for name, kind, reads, writes, work in value[0]
+    ]  # fmt: skip
+    return KernelList(tuple(kernels), frozenset(value[1]))
 
 
 def main() -> None:

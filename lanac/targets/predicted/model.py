@@ -1,6 +1,8 @@
 """The latency of kernels from physical figures: a roofline with what keeps kernels below it.
 
-    latency = sum over kernels of [ launch + transform + sqrt(compute^2 + memory^2) ]
+    device  = sum over kernels of [ start + transform + sqrt(compute^2 + memory^2) ]
+    host    = kernels * launch
+    latency = (device^4 + host^4)^(1/4): the slower of the two, for the other one is hidden behind it
     memory  = bytes / (bandwidth * b_class), less where the bytes fit the last cache
     compute = 2 * macs / (peak * e_class * saturation)
 
@@ -58,7 +60,7 @@ class Features:
         kind: place in `CLASSES`.
         count: how many kernels are equal.
         macs, read, written, m, n, k, groups, window: as in `Kernel`, in bytes where they are bytes.
-        flags: 1 where the input is strided, 2 where its channels lie last.
+        strided, channels_last: 1 where the input lies so.
     """
 
     kind: npt.NDArray[np.int64]
@@ -93,7 +95,34 @@ class Features:
 
 
 Constants = Mapping[str, float]
-"""The fitted constants by name: `launch_us`, `b.CLASS`, `e.CLASS`, `half_*`, ..."""
+"""The fitted constants by name: `launch_us`, `start_us`, `b.CLASS`, `e.CLASS`, `half_*`, ..."""
+
+_HIDING = 4.0
+"""Exponent of the smooth maximum of device and host."""
+
+
+def whole_ms(device_ms: float, kernels: float, constants: Constants) -> float:
+    """The latency of a network whose kernels take `device_ms` together.
+
+    A host that starts kernels more slowly than the device runs them decides instead: small batches.
+    """
+    host_ms = kernels * constants["launch_us"] * 1e-3
+    return float((device_ms**_HIDING + host_ms**_HIDING) ** (1 / _HIDING))
+
+
+def shares(device_ms: float, kernels: float, constants: Constants) -> tuple[float, float]:
+    """How a network's latency grows with its parts: per ms of device time, and per kernel in ms.
+
+    The latency is homogeneous in both, so that the parts of a network weighted with these sum to it
+    exactly (Euler's theorem).
+    """
+    host_ms = kernels * constants["launch_us"] * 1e-3
+    whole = whole_ms(device_ms, kernels, constants)
+    if whole == 0.0:
+        return 1.0, 0.0
+    by_device = (device_ms / whole) ** (_HIDING - 1)
+    by_host = (host_ms / whole) ** (_HIDING - 1)
+    return by_device, by_host * constants["launch_us"] * 1e-3
 
 
 def per_class(constants: Constants, prefix: str) -> Array:
@@ -126,8 +155,8 @@ def latencies_ms(features: Features, figures: Figures, constants: Constants) -> 
     compute = 2.0 * features.macs / (peak * efficiency)
     moved = np.where(_IS_CONVOLUTION[kind] & (features.channels_last == 0), nbytes, 0.0)
     transform = constants["transform"] * moved / (figures.bandwidth * 1e6)
-    launch: Array = constants["launch_us"] * 1e-3 + transform + np.hypot(compute, memory)
-    return launch
+    taken: Array = constants["start_us"] * 1e-3 + transform + np.hypot(compute, memory)
+    return taken
 
 
 def _saturation(features: Features, figures: Figures, constants: Constants) -> Array:
