@@ -150,7 +150,11 @@ def fit_way(
         "constants": _rounded(constants),
         "errors": _errors(samples.rows, residuals),
         "class_errors": _rounded(
-            {**class_errors(samples.class_shares(constants), centred, 0.03), "host": 0.1, "own": 0.1}
+            {
+                **class_errors(samples.class_shares(constants), centred, 0.03),
+                "host": 0.1,
+                "own": 0.1,
+            }
         ),
     }
 
@@ -193,7 +197,9 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in values.items()}
 
 
-def elsewhere(library: Library, rows: Sequence[Row], constants: dict[str, float]) -> dict[str, float]:
+def elsewhere(
+    library: Library, rows: Sequence[Row], constants: dict[str, float]
+) -> dict[str, float]:
     """Mean residual on each device that the eager constants were not fitted on."""
     samples = library.samples([row for row in rows if is_other_eager(row)], "eager")
     residuals = samples.predicted(constants) - samples.measured

@@ -115,8 +115,12 @@ class KernelStore:
             value: Any
             try:
                 value = _plain(record_network(name, img))
-            except Exception as error:  # what other packages raise for one network is its own affair
-                value = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            except (
+                Exception
+            ) as error:  # what other packages raise for one network is its own affair
+                value = (
+                    f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                )
             self._lists[name, img] = value
             if self._path is not None:
                 with self._path.open("a", encoding="utf-8") as file:
@@ -173,8 +177,19 @@ def _plain(listed: KernelList) -> list[Any]:
         return [o.value, o.elements, o.itemsize, int(o.floating), int(o.weight)]
 
     def work(w: Work) -> list[int]:
-        return [w.macs, w.m, w.n, w.k, w.groups, w.window, w.stride, w.channels,
-                int(w.bias), int(w.strided), int(w.channels_last)]
+        return [
+            w.macs,
+            w.m,
+            w.n,
+            w.k,
+            w.groups,
+            w.window,
+            w.stride,
+            w.channels,
+            int(w.bias),
+            int(w.strided),
+            int(w.channels_last),
+        ]
 
     return [
         [[k.name, k.kind, [*map(operand, k.reads)], [*map(operand, k.writes)], work(k.work)]

@@ -236,7 +236,9 @@ class _Recorder(TorchDispatchMode):
         self.kernels.append(Kernel("clone", "copy", reads, writes, Work()))
         return copy
 
-    def note_attention(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def note_attention(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
         """Scaled dot product attention as one kernel."""
         query, key, value = (self.on_meta(tensor) for tensor in (query, key, value))
         output = torch.empty((*query.shape[:-1], value.shape[-1]), dtype=query.dtype, device="meta")

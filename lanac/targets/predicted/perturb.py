@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanac.ir import TEACHER, OpSpec
-from lanac.targets.predicted.predict import PartCost
+from lanac.targets.predicted.prediction import PartCost
 from lanac.targets.predicted.table import PredictedTable
 
 Array = npt.NDArray[np.float64]

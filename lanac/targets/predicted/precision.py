@@ -13,7 +13,17 @@ _WIDE, _HALF, _BYTE = 4, 2, 1
 _TO_WIDE = {"_softmax", "_log_softmax", "sum", "prod", "cumsum"}
 """Under autocast these read half precision and write single precision, in one kernel."""
 
-_CAST_TO_WIDE = {"pow", "exp", "log", "norm", "linalg_vector_norm", "reciprocal", "rsqrt", "acos", "erfinv"}
+_CAST_TO_WIDE = {
+    "pow",
+    "exp",
+    "log",
+    "norm",
+    "linalg_vector_norm",
+    "reciprocal",
+    "rsqrt",
+    "acos",
+    "erfinv",
+}
 """Under autocast these get their input cast to single precision."""
 
 
@@ -71,7 +81,9 @@ def _autocast(listed: KernelList) -> KernelList:
         return replace(cast, elements=operand.elements)
 
     for kernel in listed.kernels:
-        wanted = _HALF if kernel.kind in MULTIPLYING else _WIDE if kernel.name in _CAST_TO_WIDE else None
+        wanted = (
+            _HALF if kernel.kind in MULTIPLYING else _WIDE if kernel.name in _CAST_TO_WIDE else None
+        )
         if wanted is None:
             reads = tuple(
                 replace(o, itemsize=sizes.get(o.value, o.itemsize)) if o.floating else o

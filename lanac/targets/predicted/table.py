@@ -11,11 +11,12 @@ from lanac.errors import PredictionError
 from lanac.ir import IDENTITY, TEACHER, OpSpec, Program, Slot
 from lanac.targets.predicted.kernels import record_kernels
 from lanac.targets.predicted.model import shares
-from lanac.targets.predicted.predict import (
+from lanac.targets.predicted.prediction import (
     DeviceTime,
     PartCost,
     Prediction,
     device_time,
+    part_time,
     predict_kernels,
 )
 from lanac.targets.predicted.ways import Way, way_of
@@ -118,7 +119,6 @@ def predict_table(
 
 def _time(module: nn.Module, slot: Slot, target: Target, way: Way) -> DeviceTime | str:
     try:
-        listed = record_kernels(module, [slot.input_spec.with_batch(target.batch)])
+        return part_time(module, [slot.input_spec], target, way)
     except PredictionError as error:
         return str(error)
-    return device_time(listed, target, way)

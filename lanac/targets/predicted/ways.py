@@ -172,9 +172,7 @@ def sustained(device: Device, figure: str) -> float:
     return device.figures[figure].value * (1.0 if "GeForce" in device.title else _SUSTAINED_SHARE)
 
 
-def _evidence(
-    entry: Mapping[str, Any], device: Device, target: Target
-) -> tuple[float, float, str]:
+def _evidence(entry: Mapping[str, Any], device: Device, target: Target) -> tuple[float, float, str]:
     """Spread of latencies and of ratios, and what they rest on."""
     size = regime(target.batch)
     errors: Mapping[str, float] = entry["errors"][size]
@@ -194,9 +192,7 @@ def _evidence(
     return spread, ratio, "; ".join(said)
 
 
-def _unseen(
-    entry: Mapping[str, Any], device: Device, target: Target
-) -> list[tuple[str, str]]:
+def _unseen(entry: Mapping[str, Any], device: Device, target: Target) -> list[tuple[str, str]]:
     """What no measurement of the fit covers: the words, and the key of the error to add."""
     found = []
     if not entry["runtime_seen"]:

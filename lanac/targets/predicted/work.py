@@ -44,7 +44,16 @@ _NAMED = {
     | {"zero", "new_zeros", "new_full", "new_ones", "linspace", "scalar_tensor", "eye", "tril_indices"},
 }  # fmt: skip
 _CLASS_BY_NAME = {name: kind for kind, names in _NAMED.items() for name in names}
-_PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1, "addbmm": 1, "mv": 0, "addmv": 1, "dot": 0}
+_PRODUCTS = {
+    "mm": 0,
+    "bmm": 0,
+    "addmm": 1,
+    "baddbmm": 1,
+    "addbmm": 1,
+    "mv": 0,
+    "addmv": 1,
+    "dot": 0,
+}
 """Matrix products: name -> place of the first factor."""
 
 

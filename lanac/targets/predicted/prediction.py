@@ -18,7 +18,7 @@ from lanac.targets.target import Target
 COVERAGE = 0.9
 """How many of the measured latencies the interval is meant to hold."""
 
-_SIGMAS = 1.6449
+SIGMAS = 1.6449
 """Half the width of that interval in standard deviations."""
 
 
@@ -111,12 +111,12 @@ class Prediction:
     @property
     def relative_error(self) -> float:
         """Half the width of the interval: 0.15 for +-15 %."""
-        return math.expm1(_SIGMAS * self.spread)
+        return math.expm1(SIGMAS * self.spread)
 
     @property
     def ratio_error(self) -> float:
         """The same for the ratio to a similar network on the same target."""
-        return math.expm1(_SIGMAS * self.ratio_spread)
+        return math.expm1(SIGMAS * self.ratio_spread)
 
     def __str__(self) -> str:
         return (
@@ -154,9 +154,22 @@ def predict_kernels(listed: KernelList, target: Target, way: Way | None = None) 
     )  # fmt: skip
 
 
+def part_time(
+    module: nn.Module, specs: Sequence[TensorSpec], target: Target, way: Way | None = None
+) -> DeviceTime:
+    """What the device does for a part of a network, at the target's batch.
+
+    Raises:
+        PredictionError: as for `predict`.
+    """
+    way = way or way_of(target)
+    listed = record_kernels(module, [spec.with_batch(target.batch) for spec in specs])
+    return device_time(listed, target, way)
+
+
 def with_interval(prediction: Prediction) -> Prediction:
     """The prediction with the interval that its spread gives."""
-    factor = math.exp(_SIGMAS * prediction.spread)
+    factor = math.exp(SIGMAS * prediction.spread)
     latency = prediction.latency_ms
     return replace(prediction, low_ms=latency / factor, high_ms=latency * factor)
 
