@@ -257,6 +257,7 @@ def main() -> None:
         "format": 1,
         "made_by": "benchmarks/fit_latency.py",
         "data": {"name": arguments.fit.name, "sha256": digest},
+        "networks": len({(row.model, row.img) for row in rows if store.get(row.model, row.img, 1)}),
         "unseen": {"runtime": 0.25, "precision": 0.15, "threads": 0.25},
         "ways": ways,
     }
