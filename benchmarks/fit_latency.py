@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,12 @@ def fit_way(
         f"bias {100 * found.bias:+.1f} %, tau {found.tau:.3f}, ratios {100 * found.ratio:.1f} %",
         flush=True,
     )
+    held_out = {}
+    for setup in sorted({row.setup for row in samples.rows}):
+        places = [i for i, row in enumerate(samples.rows) if row.setup == setup]
+        part = accuracy([samples.rows[i] for i in places], residuals[places])
+        held_out[" ".join(setup[:5])] = _rounded(asdict(part))
+        print(f"  {' '.join(setup[:5])}: {part}", flush=True)
     centred = _centred(samples, residuals)
     return {
         "fitted_on": way.title,
@@ -147,6 +153,7 @@ def fit_way(
         "devices": sorted({DEVICES.get(row.device, row.device) for row in samples.rows}),
         "precisions": ["fp32"] if "cpu" in way.name else ["fp16", "amp"],
         "runtime_seen": True,
+        "held_out": held_out,
         "constants": _rounded(constants),
         "errors": _errors(samples.rows, residuals),
         "class_errors": _rounded(

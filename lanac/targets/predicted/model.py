@@ -14,7 +14,7 @@ one way of running networks on one kind of device; peaks and bandwidth are the d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,19 +81,28 @@ class Features:
     @classmethod
     def of(cls, listed: KernelList) -> Features:
         """The features of a kernel list, after precision and fusion."""
-        counts: dict[tuple[float, ...], int] = {}
-        for kernel in listed.kernels:
-            w = kernel.work
-            row = (
-                _PLACE[kernel.kind], w.macs, kernel.read_bytes, kernel.written_bytes, w.m, w.n, w.k,
-                w.groups, w.window, w.strided, w.channels_last,
-            )  # fmt: skip
+        counts: dict[tuple[int, ...], int] = {}
+        for row in rows_of(listed):
             counts[row] = counts.get(row, 0) + 1
-        table = np.array([*counts], dtype=np.float64).reshape(-1, 11)
-        columns = [table[:, place] for place in range(1, 11)]
-        return cls(
-            table[:, 0].astype(np.int64), np.array([*counts.values()], dtype=np.float64), *columns
+        return cls.of_table(
+            np.array([*counts], dtype=np.float64).reshape(-1, 11),
+            np.array([*counts.values()], dtype=np.float64),
         )
+
+    @classmethod
+    def of_table(cls, table: Array, counts: Array) -> Features:
+        """From rows as `rows_of` gives them, and how often each occurs."""
+        return cls(table[:, 0].astype(np.int64), counts, *table[:, 1:].T)
+
+
+def rows_of(listed: KernelList) -> Iterator[tuple[int, ...]]:
+    """The figures of each kernel in the order of the fields of `Features`, without the count."""
+    for kernel in listed.kernels:
+        w = kernel.work
+        yield (
+            _PLACE[kernel.kind], w.macs, kernel.read_bytes, kernel.written_bytes, w.m, w.n, w.k,
+            w.groups, w.window, int(w.strided), int(w.channels_last),
+        )  # fmt: skip
 
 
 Constants = Mapping[str, float]
