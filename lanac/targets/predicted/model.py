@@ -30,6 +30,9 @@ _IS_DENSE = np.array([kind in DENSE for kind in CLASSES])
 _IS_MULTIPLYING = np.array([kind in MULTIPLYING for kind in CLASSES])
 _IS_CONVOLUTION = np.array([kind in CONVOLUTIONS and kind != "depthwise" for kind in CLASSES])
 _HAS_ROWS = np.array([kind in ("norm", "softmax") for kind in CLASSES])
+_OWN_KERNELS = (1.0, 9.0, 25.0)
+"""Windows of depthwise convolutions that have a kernel of their own; others run a general one."""
+
 _BLOCK = 32.0
 _TILE = 128.0
 """Rows and columns of the part of a product that one core takes."""
@@ -45,6 +48,8 @@ class Figures:
         plain_peak: TFLOP/s of everything else: fp32 on a GPU's ordinary units.
         cache_mb: of the last cache.
         cores: streaming multiprocessors, or the threads of a CPU.
+        narrow: whether a GPU multiplies in less than single precision, where its convolutions want
+            their channels last and turn what does not lie so.
     """
 
     bandwidth: float
@@ -52,6 +57,7 @@ class Figures:
     plain_peak: float
     cache_mb: float
     cores: float
+    narrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,7 +170,8 @@ def latencies_ms(features: Features, figures: Figures, constants: Constants) -> 
     peak = np.where(_IS_DENSE[kind], figures.dense_peak, figures.plain_peak) * 1e9  # flop per ms
     efficiency = per_class(constants, "e")[kind] * _saturation(features, figures, constants)
     compute = 2.0 * features.macs / (peak * efficiency)
-    moved = np.where(_IS_CONVOLUTION[kind] & (features.channels_last == 0), nbytes, 0.0)
+    turned = _IS_CONVOLUTION[kind] & (features.channels_last == 0) & figures.narrow
+    moved = np.where(turned, nbytes, 0.0)
     transform = constants["transform"] * moved / (figures.bandwidth * 1e6)
     taken: Array = constants["start_us"] * 1e-3 + transform + np.hypot(compute, memory)
     return taken
@@ -194,6 +201,7 @@ def _saturation(features: Features, figures: Figures, constants: Constants) -> A
     share = np.where(kind == _PLACE["grouped"], grouped, dense)
     share = np.where(kind == _PLACE["attention"], head, share)
     window = features.window / (features.window + constants["half_window"])
+    window = np.where(np.isin(features.window, _OWN_KERNELS), window, window / constants["odd_window"])
     share = np.where(kind == _PLACE["depthwise"], window, share)
     tiles = np.maximum(features.m / _TILE, 1.0) * np.maximum(features.n / _TILE, 1.0)
     tiles = np.where(
