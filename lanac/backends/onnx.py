@@ -48,6 +48,10 @@ class OnnxBackend:
                 return f"{package} is not installed (pip install {package.replace('_', '-')})"
         return None
 
+    def precision(self, target: Target) -> str:
+        """Always fp32; `onnx_fp16` and `onnx_bf16` are outputs of their own."""
+        return "fp32"
+
     def emit(
         self, student: fx.GraphModule, folder: Path, inputs: tuple[Tensor, ...], target: Target
     ) -> tuple[Path, ...]:
@@ -66,6 +70,10 @@ class OnnxBackend:
             return tuple(torch.from_numpy(array) for array in loaded.run(None, feed))
 
         return run
+
+    def notes(self, files: tuple[Path, ...], target: Target) -> tuple[str, ...]:
+        """Nothing: the file is run as it is."""
+        return ()
 
 
 def export_model(
