@@ -75,6 +75,7 @@ WALLED_IN = {
     "networkx": {"frontend/regions.py"},
     "onnx_graphsurgeon": {"backends/onnx.py"},
     "polygraphy": {"backends/onnx.py", "backends/onnxruntime.py"},
+    "openvino": {"backends/openvino.py"},
     "timm": {"frontend/zoo_timm.py"},
     "torchvision": {"frontend/zoo_torchvision.py", "frontend/image_folder.py"},
     "typer": {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "cli").glob("*.py")},
