@@ -74,7 +74,7 @@ WALLED_IN = {
     "sqlite3": {"workspace.py"},
     "networkx": {"frontend/regions.py"},
     "onnx_graphsurgeon": {"backends/onnx.py"},
-    "polygraphy": {"backends/onnx.py", "backends/onnxruntime.py"},
+    "polygraphy": {"backends/_engines.py"},
     "openvino": {"backends/openvino.py"},
     "timm": {"frontend/zoo_timm.py"},
     "torchvision": {"frontend/zoo_torchvision.py", "frontend/image_folder.py"},
