@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lanac.backends._onnx_files import Signature
 from lanac.backends.base import Run, Runner
+from lanac.backends.onnx_files import Signature
 from lanac.errors import BackendError, first_line
 
 TENSORRT = "tensorrt"

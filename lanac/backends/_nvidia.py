@@ -17,8 +17,8 @@ from lanac.backends._engines import (
     library_version,
     timed_engine,
 )
-from lanac.backends._onnx_files import read_signature, write_in_precision
 from lanac.backends.base import Run
+from lanac.backends.onnx_files import read_signature, write_in_precision
 from lanac.backends.onnxruntime import export_for_timing
 from lanac.targets import Target
 from lanac.targets.device import cuda_device

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lanac.backends._from_onnx import FromOnnx
-from lanac.backends._onnx_files import load_rounded, write_in_precision
 from lanac.backends.base import Runner
+from lanac.backends.from_onnx import FromOnnx
 from lanac.backends.onnx import BACKEND as ONNX
+from lanac.backends.onnx_files import load_rounded, write_in_precision
 from lanac.targets import Target
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lanac.backends._from_onnx import FromOnnx
 from lanac.backends.base import Runner
+from lanac.backends.from_onnx import FromOnnx
 from lanac.errors import BackendError, first_line
 from lanac.targets import Target
 

@@ -14,16 +14,16 @@ from lanac.backends._engines import (
     max_batch,
     run_engine,
 )
-from lanac.backends._from_onnx import FromOnnx
 from lanac.backends._nvidia import EngineRuntime, not_runnable, refused
-from lanac.backends._onnx_files import (
+from lanac.backends.base import Runner
+from lanac.backends.from_onnx import FromOnnx
+from lanac.backends.onnx_files import (
     Signature,
     file_name,
     load_rounded,
     read_signature,
     write_in_precision,
 )
-from lanac.backends.base import Runner
 from lanac.targets import Target
 
 ENGINE_NAME = "student.engine"
@@ -58,20 +58,11 @@ class TensorrtBackend(FromOnnx):
     def convert(self, model: Path, folder: Path, target: Target) -> tuple[Path, ...]:
         """The network is strongly typed: its precision is the ONNX file's."""
         made = write_in_precision(model, folder, target.precision)
-        signature = read_signature(made[0])
         if self.unbuilt(target) is None:
-            engine, cache = folder / ENGINE_NAME, folder / CACHE_NAME
-            arguments = convert_arguments(
-                str(made[0].resolve()),
-                str(engine.resolve()),
-                signature,
-                target.batch,
-                timing_cache=str(cache.resolve()),
-            )
-            build_engine(arguments, folder, TENSORRT)
-            return engine, *made, cache
+            engine = folder / ENGINE_NAME
+            return engine, *made, build_here(made[0], engine, target)
         script = folder / SCRIPT_NAME
-        script.write_text(build_script(signature, target), encoding="utf-8")
+        script.write_text(build_script(read_signature(made[0]), target), encoding="utf-8")
         script.chmod(0o755)
         return *made, script
 
@@ -91,6 +82,32 @@ class TensorrtBackend(FromOnnx):
             f"with {target.entry.title}: it needs TensorRT {wanted_version(target)} "
             f"({_pip(target)}). What was compared is {files[0].name}",
         )
+
+
+def build_here(model: Path, engine: Path, target: Target) -> Path:
+    """Builds an engine for the GPU of this machine.
+
+    Args:
+        model: ONNX, in the precision that the engine is to have.
+        engine: where it goes.
+        target: its batch is the one that the engine is best at.
+
+    Returns:
+        The timing cache beside the engine: the next build of such a network is quicker.
+
+    Raises:
+        BackendError: TensorRT builds none; says why.
+    """
+    cache = engine.with_name(CACHE_NAME)
+    arguments = convert_arguments(
+        str(model.resolve()),
+        str(engine.resolve()),
+        read_signature(model),
+        target.batch,
+        timing_cache=str(cache.resolve()),
+    )
+    build_engine(arguments, engine.parent, TENSORRT)
+    return cache
 
 
 def wanted_version(target: Target) -> str:

@@ -13,10 +13,10 @@ from lanac.backends._engines import (
     max_batch,
     run_engine,
 )
-from lanac.backends._from_onnx import FromOnnx
 from lanac.backends._nvidia import EngineRuntime, capability, not_runnable, refused
-from lanac.backends._onnx_files import load_rounded, read_signature, write_in_precision
 from lanac.backends.base import Runner
+from lanac.backends.from_onnx import FromOnnx
+from lanac.backends.onnx_files import load_rounded, read_signature, write_in_precision
 from lanac.targets import Target
 
 ENGINE_NAME = "student.rtx.engine"

@@ -42,6 +42,10 @@ class FromOnnx(abc.ABC):
         """The target's own."""
         return target.precision
 
+    def unbuilt(self, target: Target) -> str | None:
+        """Why the files only say how to build what is meant, or None where they are it."""
+        return None
+
     def notes(self, files: tuple[Path, ...], target: Target) -> tuple[str, ...]:
         """Nothing: the files are run as they are."""
         return ()
