@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lanac.backends.agreement import Agreement
 from lanac.instruments import Instruments
 from lanac.ir import OpSpec, Plan, Program
 from lanac.ops.families import Families
@@ -95,7 +96,7 @@ class Outputs:
     Attributes:
         folder: where the files are.
         files: file names by backend.
-        agreement: largest relative difference to the student on real inputs, by backend.
+        verified: how each output compares with the student on real inputs, by backend.
         metric, teacher_metric: on the validation data.
         latency, teacher_latency: of student and teacher as ONNX, interleaved in one run.
         costs, teacher_costs: counted costs and measured latency by resource.
@@ -103,13 +104,18 @@ class Outputs:
 
     folder: Path
     files: Mapping[str, tuple[str, ...]]
-    agreement: Mapping[str, float]
+    verified: Mapping[str, Agreement]
     metric: float
     teacher_metric: float
     latency: Timing
     teacher_latency: Timing
     costs: Mapping[str, float]
     teacher_costs: Mapping[str, float]
+
+    @property
+    def agreement(self) -> dict[str, float]:
+        """Largest relative difference to the student on real inputs, by backend."""
+        return {name: found.error for name, found in self.verified.items()}
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,12 @@ import torch
 from torch import Tensor, fx
 
 from lanac.backends import onnxruntime
-from lanac.backends.base import BACKENDS, Backend
+from lanac.backends.agreement import TOLERANCES, Agreement, compare, difference, disagreement
+from lanac.backends.base import BACKENDS
+from lanac.backends.from_onnx import FromOnnx
+from lanac.backends.onnx import BACKEND as ONNX
+from lanac.backends.onnx import export_model, save_model
+from lanac.backends.onnx_files import read_signature
 from lanac.compilation import Compilation, Outputs
 from lanac.errors import BackendError
 from lanac.ir import named_tensors
@@ -23,7 +27,6 @@ from lanac.targets import (
     LATENCY,
     MEMORY,
     PARAMS,
-    Target,
     Timing,
     count_flops,
     count_params,
@@ -35,12 +38,8 @@ from lanac.training.device import on_device
 from lanac.training.finetune import measure
 from lanac.workspace import disk_errors
 
-_TOLERANCE = {"pytorch": 1e-6}
-_OTHER_TOLERANCE = 1e-4
-"""Largest difference, relative to the largest output, by backend, and for all that is not listed.
-
-The emitted source runs the same kernels, so it has to agree almost to the bit; another runtime
-adds in another order."""
+TEACHER_NAME = "teacher.onnx"
+"""Beside the students of a teacher: `lanac bench` times it with them."""
 
 
 @dataclass(frozen=True)
@@ -68,51 +67,65 @@ class EmitStudent:
         folder = student_folder(compilation)
         inputs = real_inputs(compilation, self.samples)
         student = fold_student(compilation.need("student").module, inputs)
-        with disk_errors(folder):
-            partial = _fresh(folder.with_name(f".{folder.name}.partial"))
-            files, agreement = {}, {}
-            for name in self.backends:
-                backend = BACKENDS.get(name)
-                written = backend.emit(student, partial, inputs, compilation.target)
-                agreement[name] = _compare(
-                    backend, written, student, inputs, partial, compilation.target
-                )
-                files[name] = tuple(path.name for path in written)
-            _replace(partial, folder)
-        latencies = self._time(compilation, student, folder, files, inputs)
-        outputs = _outputs(compilation, student, folder, files, agreement, *latencies)
+        scratch = folder.with_name(f".{folder.name}.exact")
+        try:
+            with disk_errors(folder):
+                partial = _fresh(folder.with_name(f".{folder.name}.partial"))
+                # One export serves all that is made of ONNX, and the timing.
+                exact = ONNX.emit(student, _fresh(scratch), inputs, compilation.target)
+                files, verified = self._write(compilation, student, partial, inputs, exact)
+                teacher = teacher_file(compilation, inputs)
+                _replace(partial, folder)
+            latencies = self._time(compilation, exact[0], teacher)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        outputs = _outputs(compilation, student, folder, files, verified, *latencies)
         return compilation.having(outputs=outputs)
 
-    def _time(
+    def _write(
         self,
         compilation: Compilation,
         student: fx.GraphModule,
-        folder: Path,
-        files: Mapping[str, Sequence[str]],
+        partial: Path,
         inputs: tuple[Tensor, ...],
-    ) -> tuple[Timing, Timing]:
-        """Student and teacher as ONNX from the same exporter, interleaved.
-
-        Where no ONNX file was asked for, one is written for the timing alone.
-        """
-        program, target = compilation.need("program"), compilation.target
-        onnx = BACKENDS.get("onnx")
-        scratch = _fresh(folder.with_name(f".{folder.name}.timing"))
-        try:
-            (teacher_file, *_) = onnx.emit(
-                program.teacher, _fresh(scratch / "teacher"), inputs, target
-            )
-            if "onnx" in files:
-                student_file = folder / files["onnx"][0]
+        exact: tuple[Path, ...],
+    ) -> tuple[dict[str, tuple[str, ...]], dict[str, Agreement]]:
+        """Writes and verifies the outputs one by one: file names and agreement by output."""
+        files, verified = {}, {}
+        target, task = compilation.target, compilation.task
+        for name in self.backends:
+            backend = BACKENDS.get(name)
+            if name == ONNX.name:
+                written = tuple(Path(shutil.copy(path, partial)) for path in exact)
+            elif isinstance(backend, FromOnnx):
+                written = backend.convert(exact[0], partial, target)
             else:
-                (student_file, *_) = onnx.emit(student, _fresh(scratch / "student"), inputs, target)
-            zeros = target_inputs(program, target.batch)
-            runs = [
-                onnxruntime.timed_run(path, zeros, target.threads)
-                for path in (student_file, teacher_file)
-            ]
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+                written = backend.emit(student, partial, inputs, target)
+            verified[name] = found = compare(
+                backend,
+                written,
+                target,
+                lambda *some: tuple(tensor for _, tensor in named_tensors(student(*some))),
+                inputs,
+                classes=task.labelled and task.user_metric is None,
+            )
+            if not found.is_good:
+                kept = _replace(partial, partial.with_name("rejected"))
+                why = disagreement(found, written[0].name, "real", exact[0], inputs, target)
+                raise BackendError(f"{why}. The file is kept in {kept} for inspection")
+            files[name] = tuple(path.relative_to(partial).as_posix() for path in written)
+        return files, verified
+
+    def _time(
+        self, compilation: Compilation, student_file: Path, teacher_file: Path
+    ) -> tuple[Timing, Timing]:
+        """Student and teacher as ONNX from the same exporter, interleaved."""
+        program, target = compilation.need("program"), compilation.target
+        zeros = target_inputs(program, target.batch)
+        runs = [
+            onnxruntime.timed_run(path, zeros, target.threads)
+            for path in (student_file, teacher_file)
+        ]
         with (
             compilation.workspace.lock("measuring", "is measuring latencies", wait=True),
             compilation.instruments.progress("timing the student", self.rounds) as advance,
@@ -127,6 +140,21 @@ def student_folder(compilation: Compilation) -> Path:
     """Where a student's files go: one folder per budget and target, such as `0.5x@cpu`."""
     budget = str(compilation.budget).replace("=", "-")
     return compilation.out / f"{budget}@{compilation.target.short}"
+
+
+def teacher_file(compilation: Compilation, inputs: tuple[Tensor, ...]) -> Path:
+    """The teacher as ONNX, beside its students; written once for all of them.
+
+    A file of another input size is written anew.
+    """
+    program, path = compilation.need("program"), compilation.out / TEACHER_NAME
+    if path.exists():
+        wanted = [(spec.shape[1:], str(spec.dtype)) for spec in program.input_specs]
+        found = read_signature(path).inputs
+        if wanted == [(value.shape[1:], f"torch.{value.dtype}") for value in found]:
+            return path
+    save_model(export_model(program.teacher, inputs), compilation.out, TEACHER_NAME)
+    return path
 
 
 def real_inputs(compilation: Compilation, samples: int) -> tuple[Tensor, ...]:
@@ -148,12 +176,12 @@ def fold_student(student: fx.GraphModule, inputs: tuple[Tensor, ...]) -> fx.Grap
         return student
     result = folded(student)
     pairs = zip(named_tensors(student(*inputs)), named_tensors(result(*inputs)), strict=True)
-    worst = max(_difference(before, after) for (_, before), (_, after) in pairs)
-    if not worst <= _OTHER_TOLERANCE:
+    worst = max(difference(before, after) for (_, before), (_, after) in pairs)
+    if not worst <= TOLERANCES["fp32"]:
         raise BackendError(
             f"folding {', '.join(sorted(classes))} changes the student's outputs: relative "
             f"difference {worst:.2e} on {len(inputs[0])} real inputs, at most "
-            f"{_OTHER_TOLERANCE:.0e} expected. This is a defect of the op's family, please report it"
+            f"{TOLERANCES['fp32']:.0e} expected. This is a defect of the op's family, please report it"
         )
     return result
 
@@ -164,7 +192,7 @@ def _fresh(folder: Path) -> Path:
     return folder
 
 
-def _replace(partial: Path, folder: Path) -> None:
+def _replace(partial: Path, folder: Path) -> Path:
     """Puts the finished folder in the place of an older one."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -172,47 +200,7 @@ def _replace(partial: Path, folder: Path) -> None:
         folder.rename(old)
     partial.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@torch.no_grad()
-def _compare(
-    backend: Backend,
-    files: tuple[Path, ...],
-    student: fx.GraphModule,
-    inputs: tuple[Tensor, ...],
-    partial: Path,
-    target: Target,
-) -> float:
-    """Largest difference to the student relative to its largest output, over all outputs."""
-    run = backend.load(files, target)
-    worst = 0.0
-    for count in sorted({1, len(inputs[0])}):  # one sample and many: the batch must be dynamic
-        some = tuple(value[:count] for value in inputs)
-        expected, actual = [tensor for _, tensor in named_tensors(student(*some))], run(*some)
-        differences = [_difference(a, b) for a, b in zip(expected, actual, strict=True)]
-        worst = max(worst, *differences)
-    tolerance = _TOLERANCE.get(backend.name, _OTHER_TOLERANCE)
-    if not worst <= tolerance:
-        kept = partial.with_name("rejected")
-        shutil.rmtree(kept, ignore_errors=True)
-        partial.rename(kept)
-        raise BackendError(
-            f"{files[0].name} does not agree with the student: relative difference {worst:.2e} on "
-            f"{len(inputs[0])} real inputs, at most {tolerance:.0e} expected. "
-            f"The file is kept in {kept} for inspection; this is a defect of lanac, please report it"
-        )
-    return worst
-
-
-def _difference(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference relative to the largest value; infinite where they cannot be compared."""
-    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-        return math.inf
-    if not ours.numel():
-        return 0.0
-    ours, theirs = ours.double(), theirs.double()
-    difference = float((ours - theirs).abs().max()) / max(float(ours.abs().max()), 1e-12)
-    return difference if math.isfinite(difference) else math.inf  # nan is above nothing
+    return folder
 
 
 def _outputs(
@@ -220,7 +208,7 @@ def _outputs(
     student: fx.GraphModule,
     folder: Path,
     files: Mapping[str, tuple[str, ...]],
-    agreement: Mapping[str, float],
+    verified: Mapping[str, Agreement],
     latency: Timing,
     teacher_latency: Timing,
 ) -> Outputs:
@@ -244,7 +232,7 @@ def _outputs(
     return Outputs(
         folder,
         files,
-        agreement,
+        verified,
         metrics[0],
         metrics[1],
         latency,

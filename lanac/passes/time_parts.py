@@ -17,7 +17,7 @@ from lanac.backends.isolation import Bench, WorkerDied
 from lanac.compilation import Compilation
 from lanac.errors import BackendError
 from lanac.ir import TensorSpec, signature
-from lanac.targets import Comparison, Effort, Sampler, compare
+from lanac.targets import Comparison, Effort, Sampler, compare_interleaved
 from lanac.workspace import Result, key_of
 
 GROUP = 24
@@ -205,7 +205,7 @@ class PartTimer:
                         break
                     names.append((part.key, name))
                     samplers.append(opened)
-            found = compare(reference, samplers, effort)
+            found = compare_interleaved(reference, samplers, effort)
             bench.close([name for _, name in names])
         except WorkerDied as error:
             raise _Killed(self.whole, str(error)) from error

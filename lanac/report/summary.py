@@ -8,6 +8,7 @@ from typing import Any
 
 from lanac.compilation import Compilation, Finalist, Outputs
 from lanac.ir import TEACHER, Slot
+from lanac.passes.emit_student import TEACHER_NAME
 from lanac.passes.select_plans import summed_constants, summed_limits
 from lanac.targets import (
     FLOPS,
@@ -21,7 +22,7 @@ from lanac.targets import (
     format_cost,
 )
 from lanac.version import __version__
-from lanac.workspace import disk_errors, write_atomically
+from lanac.workspace import checksum, disk_errors, write_atomically
 
 SCHEMA = 2
 """Version of plan.json; it grows when a key changes its meaning, goes away, or is needed newly."""
@@ -99,13 +100,25 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
             "teacher_costs": dict(outputs.teacher_costs),
         },
         "files": {name: list(files) for name, files in outputs.files.items()},
-        "agreement": dict(outputs.agreement),
+        "agreement": outputs.agreement,
+        "verified": {name: dict(vars(found)) for name, found in outputs.verified.items()},
+        "checksums": _checksums(outputs),
+        "teacher_file": f"../{TEACHER_NAME}",
         "own_ops": {name: own.where for name, own in compilation.families.own.items()},
         "dropped": [
             {"slot": item.slot, "op": str(item.op), "reason": item.reason}
             for item in compilation.dropped
         ],
     }
+
+
+def _checksums(outputs: Outputs) -> dict[str, str]:
+    """SHA-256 of every file, the teacher's included: what is read again later is known again."""
+    names = [name for files in outputs.files.values() for name in files]
+    paths = {name: outputs.folder / name for name in names}
+    # Large weights lie beside the model.
+    paths |= {f"../{path.name}": path for path in outputs.folder.parent.glob(f"{TEACHER_NAME}*")}
+    return {name: checksum(path) for name, path in paths.items()}
 
 
 def _timing(timing: Timing) -> dict[str, float]:
@@ -197,12 +210,13 @@ def summary(compilation: Compilation) -> str:
         "## Files",
         "",
         *(
-            f"- {', '.join(f'`{file}`' for file in files)} ({name}): agrees with the student on real "
-            f"inputs within {outputs.agreement[name]:.1e}"
+            f"- {', '.join(f'`{file}`' for file in files)} ({name}): agrees with the student on "
+            f"{outputs.verified[name].samples} real inputs {outputs.verified[name]}"
             for name, files in outputs.files.items()
         ),
         "- `plan.json`: every figure of this page, for programs",
         "",
+        *(f"{note}.\n" for found in outputs.verified.values() for note in found.notes),
     ]
     return "\n".join(lines)
 

@@ -10,14 +10,14 @@ from lanac.targets.timing import (
     Effort,
     Sampler,
     Timing,
-    compare,
+    compare_interleaved,
     sampler,
     time_interleaved,
 )
 
 __all__ = [
     "FLOPS", "LATENCY", "MEMORY", "PARAMS", "RESOURCES", "TITLES", "Budget", "Comparison",
-    "CostTable", "Device", "Effort", "Limit", "Sampler", "Target", "Timing", "compare",
+    "CostTable", "Device", "Effort", "Limit", "Sampler", "Target", "Timing", "compare_interleaved",
     "count_flops", "count_params", "devices", "format_cost", "get_device", "parse_budgets",
     "parse_target", "peak_activation_bytes", "sampler", "time_interleaved",
 ]  # fmt: skip

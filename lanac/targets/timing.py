@@ -141,7 +141,7 @@ def time_interleaved(
     return [summarise(values) for values in samples]
 
 
-def compare(
+def compare_interleaved(
     reference: Sampler, samplers: Sequence[Sampler], effort: Effort = Effort()
 ) -> list[Comparison]:
     """Times things beside a reference, each until it is known well enough.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lanac.passes.emit_student import _difference
+from lanac.backends.agreement import difference
 
 ONE = torch.tensor([1.0, -4.0])
 
@@ -32,4 +32,4 @@ ONE = torch.tensor([1.0, -4.0])
 def test_what_cannot_be_compared_is_infinitely_far(
     ours: Tensor, theirs: Tensor, expected: float
 ) -> None:
-    assert _difference(ours, theirs) == expected
+    assert difference(ours, theirs) == expected

@@ -1,0 +1,183 @@
+"""TensorRT: an engine where its GPU is here, otherwise what builds one on the right machine."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from lanac.backends._engines import (
+    POLYGRAPHY,
+    TENSORRT,
+    build_engine,
+    convert_arguments,
+    library_version,
+    max_batch,
+    run_engine,
+)
+from lanac.backends._nvidia import EngineRuntime, not_runnable, refused
+from lanac.backends.base import Runner
+from lanac.backends.from_onnx import FromOnnx
+from lanac.backends.onnx_files import (
+    Signature,
+    file_name,
+    load_rounded,
+    read_signature,
+    write_in_precision,
+)
+from lanac.targets import Target
+
+ENGINE_NAME = "student.engine"
+SCRIPT_NAME = "build_engine.sh"
+CACHE_NAME = "timing.cache"
+
+_OLDEST = (10, 4)
+_OLDEST_FOR_BLACKWELL = (10, 8)
+_OLDEST_FOR_BF16 = (10, 15)
+"""bf16 models have opset 22; this is the first whose documentation names an opset above 20."""
+
+
+class TensorrtBackend(FromOnnx):
+    """Writes `student.PRECISION.onnx` with `student.engine`, or with `build_engine.sh`."""
+
+    name = TENSORRT
+
+    def unavailable(self, target: Target) -> str | None:
+        """Why nothing can be written for that target; without a GPU a script takes the engine's place."""
+        return refused(target, TENSORRT)
+
+    def unbuilt(self, target: Target) -> str | None:
+        """Why the engine itself is not built here, or None where it is."""
+        reason = not_runnable(target, TENSORRT)
+        if reason is not None:
+            return reason
+        installed, wanted = library_version(TENSORRT) or "0", wanted_version(target)
+        if not _fits(installed, target):
+            return f"TensorRT {installed} is installed, and the target needs {wanted}"
+        return None
+
+    def convert(self, model: Path, folder: Path, target: Target) -> tuple[Path, ...]:
+        """The network is strongly typed: its precision is the ONNX file's."""
+        made = write_in_precision(model, folder, target.precision)
+        if self.unbuilt(target) is None:
+            engine = folder / ENGINE_NAME
+            return engine, *made, build_here(made[0], engine, target)
+        script = folder / SCRIPT_NAME
+        script.write_text(build_script(read_signature(made[0]), target), encoding="utf-8")
+        script.chmod(0o755)
+        return *made, script
+
+    def load(self, files: tuple[Path, ...], target: Target) -> Runner:
+        """The engine on its GPU where it was built, otherwise the ONNX file that it will be made of."""
+        if files[0].name == ENGINE_NAME:
+            most = max_batch(target.batch)
+            return run_engine(files[0], read_signature(files[1]), TENSORRT, most)
+        return load_rounded(files[0], target.precision)
+
+    def notes(self, files: tuple[Path, ...], target: Target) -> tuple[str, ...]:
+        """How to get the engine."""
+        if files[0].name == ENGINE_NAME:
+            return ()
+        return (
+            f"no engine was built: {self.unbuilt(target)}. Run ./{SCRIPT_NAME} on the machine "
+            f"with {target.entry.title}: it needs TensorRT {wanted_version(target)} "
+            f"({_pip(target)}). What was compared is {files[0].name}",
+        )
+
+
+def build_here(model: Path, engine: Path, target: Target) -> Path:
+    """Builds an engine for the GPU of this machine.
+
+    Args:
+        model: ONNX, in the precision that the engine is to have.
+        engine: where it goes.
+        target: its batch is the one that the engine is best at.
+
+    Returns:
+        The timing cache beside the engine: the next build of such a network is quicker.
+
+    Raises:
+        BackendError: TensorRT builds none; says why.
+    """
+    cache = engine.with_name(CACHE_NAME)
+    arguments = convert_arguments(
+        str(model.resolve()),
+        str(engine.resolve()),
+        read_signature(model),
+        target.batch,
+        timing_cache=str(cache.resolve()),
+    )
+    build_engine(arguments, engine.parent, TENSORRT)
+    return cache
+
+
+def wanted_version(target: Target) -> str:
+    """Which TensorRT the engine is to be built with: `10.4`, or `10.8 or newer`."""
+    exact = _exact(target)
+    oldest = ".".join(map(str, exact or _oldest(target)))
+    return oldest if exact else f"{oldest} or newer"
+
+
+def _exact(target: Target) -> tuple[int, int] | None:
+    """The version that the user named, or the last that knows the device."""
+    return target.tensorrt or target.entry.last_tensorrt
+
+
+def _oldest(target: Target) -> tuple[int, int]:
+    is_blackwell = (target.entry.capability or (0, 0)) >= (10, 0)
+    oldest = _OLDEST_FOR_BLACKWELL if is_blackwell else _OLDEST
+    return max(oldest, _OLDEST_FOR_BF16) if target.precision == "bf16" else oldest
+
+
+def _fits(installed: str, target: Target) -> bool:
+    major, minor, *_ = (*installed.split("."), "0", "0")
+    found = (int(major), int(minor))
+    exact = _exact(target)
+    return found == exact if exact else found >= _oldest(target)
+
+
+def _pip(target: Target) -> str:
+    """How to install it."""
+    exact = _exact(target)
+    numbers = ".".join(map(str, exact or _oldest(target)))
+    wanted = f"tensorrt=={numbers}.*" if exact else f"tensorrt>={numbers}"
+    return f"pip install '{wanted}' polygraphy"
+
+
+def build_script(signature: Signature, target: Target) -> str:
+    """A shell script that builds the engine where its GPU is.
+
+    Args:
+        signature: of the ONNX file.
+        target: its device, precision and batch count.
+    """
+    exact = _exact(target)
+    major, minor = exact or _oldest(target)
+    model = file_name(target.precision)
+    arguments = convert_arguments(
+        model, ENGINE_NAME, signature, target.batch, timing_cache=CACHE_NAME
+    )
+    comparison = "==" if exact else ">="
+    return f"""#!/usr/bin/env bash
+# Builds {ENGINE_NAME} of {model} for {target}. Run it on a machine with
+# {target.entry.title}, where TensorRT {wanted_version(target)} is installed.
+set -euo pipefail
+cd "$(dirname "$0")"
+python=${{PYTHON:-python3}}
+
+found=$("$python" -c 'import tensorrt; print(tensorrt.__version__)' 2>/dev/null) || found=none
+"$python" - "$found" <<'CHECK' || exit 1
+import sys
+
+found = sys.argv[1]
+if found == "none" or not tuple(map(int, found.split(".")[:2])) {comparison} ({major}, {minor}):
+    sys.exit("expected TensorRT {wanted_version(target)}, found " + found + ": {_pip(target)}")
+CHECK
+
+"$python" -c {shlex.quote(POLYGRAPHY)} \\
+    {shlex.join(arguments)}
+echo "built {ENGINE_NAME}"
+"""
+
+
+BACKEND = TensorrtBackend()
+RUNTIME = EngineRuntime(TENSORRT)
