@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lanac.ir import OpSpec
     from lanac.ops.base import Family, SlotView
     from lanac.passes import run_passes
+    from lanac.predicting import predict
     from lanac.settings import Settings
 
 _HOMES = {
@@ -41,6 +42,7 @@ _HOMES = {
     "explain": "lanac.explaining",
     "inspect": "lanac.inspection",
     "pareto": "lanac.fronts",
+    "predict": "lanac.predicting",
     "preparation": "lanac.compiler",
     "run_passes": "lanac.passes",
 }
@@ -64,6 +66,7 @@ __all__ = [
     "explain",
     "inspect",
     "pareto",
+    "predict",
     "preparation",
     "run_passes",
 ]

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
         "inspection",
         "instruments",
     }
-    | {"ir", "ops", "passes", "settings"},
+    | {"ir", "ops", "passes", "predicting", "settings"},
     "__main__": {"cli"},
     "errors": set(),
     "version": set(),
@@ -61,9 +61,11 @@ ALLOWED: dict[str, set[str]] = {
     "explaining": {"ir", "solver"},
     "fronts": BELOW_PASSES | {"beginning", "compilation", "compiler", "passes", "settings"},
     "inspection": BELOW_PASSES | {"beginning", "compilation", "instruments", "workspace", "passes"},
+    "predicting": {"beginning", "ir", "targets", "training"},
     "report": {"compilation", "compiler", "explaining", "inspection", "instruments", "fronts", "ir"}
     | {"passes", "targets", "workspace"},
     "cli": {"compilation", "compiler", "explaining", "inspection", "instruments", "ir", "frontend"}
+    | {"predicting"}
     | {"fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
 }
 """What a part of lanac may import beside itself and what is open to all."""

@@ -16,6 +16,7 @@ from lanac.cli.compile_model import compile_model
 from lanac.cli.explain import explain_student
 from lanac.cli.inspect_model import inspect_model
 from lanac.cli.pareto import pareto_model
+from lanac.cli.predict import predict_models
 from lanac.errors import CommandError, LanacError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect_model,
     "pareto": pareto_model,
     "explain": explain_student,
+    "predict": predict_models,
 }
 """Every command has a file of its own; this is the one list of them."""
 
