@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from lanac import Settings, choose_plan, run_passes
 from lanac.compilation import Finalist
@@ -23,9 +24,13 @@ from lanac.passes import (
     time_finalists,
 )
 from lanac.passes import evaluate_plans as evaluation
+from lanac.passes.assemble import load_op
+from lanac.passes.score_candidates import evaluation_indices
 from lanac.solver import SelectionStatus, solve
 from lanac.targets import Timing
 from lanac.targets.budget import parse_budgets
+from lanac.training.batch_norm import current_statistics
+from lanac.training.data import in_order
 
 PREPARE = [
     MeasureCosts(rounds=3, networks=2),
@@ -231,3 +236,61 @@ class TestTime:
         with pytest.raises(InfeasibleBudgetError) as error:
             choose_plan(compilation.having(budget=parse_budgets("0.6x")[0]), settings)
         assert "tightening" in str(error.value)
+
+
+class TestLosses:
+    """Networks together, as many as there are, against each of them rewritten and run alone."""
+
+    @staticmethod
+    def alone(compilation, ops, images, batch):
+        task, program = compilation.task, compilation.program
+        chosen = {
+            slot.name: load_op(compilation, slot, op)
+            for slot, op in zip(program.slots, ops, strict=True)
+        }
+        network = program.rewrite(chosen).eval()
+        indices = evaluation_indices(len(task.train), images, compilation.seed)
+        total = 0.0
+        for part in in_order(images, batch):
+            [samples] = task.train.batches([[indices[place] for place in part]], compilation.seed)
+            with torch.no_grad():
+                reference = None if task.labelled else program.teacher(*samples.inputs)
+                with current_statistics(network):
+                    outputs = network(*samples.inputs)
+            total += float(task.loss(outputs, samples, reference)) * len(part)
+        return total / images
+
+    @pytest.mark.parametrize("labelled", [True, False])
+    def test_they_are_those_of_each_network_alone(self, start, labelled):
+        compilation = run_passes(prepared(start, "flops=0.6x"), [SelectPlans(plans=6)])
+        task = replace(compilation.task, labelled=labelled)
+        compilation = compilation.having(task=task)
+        networks = [(TEACHER,) * len(compilation.program.slots)]
+        networks += [plan.ops for plan in compilation.plans]
+        steps = []
+        found = evaluation.PlanEvaluation(compilation, 32, 90).losses(networks, 90, steps.append)
+        assert len(steps) == 3 * len(networks)
+        for ops in networks:
+            assert found[ops] == self.alone(compilation, ops, 90, 32)
+
+    def test_a_stopped_run_goes_on(self, start):
+        compilation = run_passes(prepared(start, "flops=0.6x"), [SelectPlans(plans=4)])
+        networks = [plan.ops for plan in compilation.plans]
+
+        def stopping(steps):
+            counted.append(steps)
+            if len(counted) == 6:  # in the middle of the second batch
+                raise KeyboardInterrupt
+
+        counted = []
+        with pytest.raises(KeyboardInterrupt):
+            evaluation.PlanEvaluation(compilation, 32, 96).losses(networks, 96, stopping)
+        ran = []
+        again = evaluation.PlanEvaluation(compilation, 32, 96)
+        measured = again._measured
+        again._measured = lambda networks, batch: measured(
+            ran.append(len(networks)) or networks, batch
+        )
+        found = again.losses(networks, 96, lambda steps: None)
+        assert ran == [2, 4]
+        assert found == {ops: self.alone(compilation, ops, 96, 32) for ops in networks}
