@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "fashion_mnist")]
 from data import FashionMnist  # noqa: E402 - the paths come first
 
 import lanac  # noqa: E402
-from lanac.compiler import begin, parse_budgets  # noqa: E402
+from lanac.beginning import begin  # noqa: E402
 from lanac.errors import InfeasibleBudgetError  # noqa: E402
 from lanac.frontend.model_file import load_model_file  # noqa: E402
 from lanac.ir import IDENTITY, TEACHER  # noqa: E402
@@ -41,6 +41,7 @@ from lanac.passes import (  # noqa: E402
     PrunePool,
     run_passes,
 )
+from lanac.targets import parse_budgets  # noqa: E402
 
 POOLS = {
     "skip": "skip",
