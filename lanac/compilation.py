@@ -49,6 +49,23 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A short finetuning of a finalist, the same for all of them.
+
+    Attributes:
+        steps: of finetuning.
+        samples: held-out training samples that the losses were measured on, batch norm frozen.
+        before: loss without finetuning.
+        after: loss afterwards.
+    """
+
+    steps: int
+    samples: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Finalist:
     """A plan that was evaluated, and perhaps timed, as a whole network.
 
@@ -60,6 +77,8 @@ class Finalist:
         latency: measured as a whole network, None where the budget names no latency.
         teacher_latency: the teacher's, interleaved with it.
         costs: cost by resource as measured (latency) and counted (the rest).
+        fits: whether it was found to meet the budget.
+        trial: its short finetuning, None where there was no need.
     """
 
     plan: Plan
@@ -69,6 +88,8 @@ class Finalist:
     latency: Timing | None = None
     teacher_latency: Timing | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
+    fits: bool = False
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True)

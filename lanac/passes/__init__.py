@@ -15,6 +15,7 @@ from lanac.passes.score_candidates import ScoreCandidates
 from lanac.passes.select_plans import SelectPlans
 from lanac.passes.time_finalists import TimeFinalists
 from lanac.passes.trace_program import TraceProgram
+from lanac.passes.tune_finalists import TuneFinalists
 
 __all__ = [
     "CheckOps",
@@ -32,5 +33,6 @@ __all__ = [
     "SelectPlans",
     "TimeFinalists",
     "TraceProgram",
+    "TuneFinalists",
     "run_passes",
 ]

@@ -41,12 +41,15 @@ class TimeFinalists:
     def run(self, compilation: Compilation) -> Compilation:
         finalists: Sequence[Finalist] = compilation.need("finalists")
         if LATENCY not in compilation.budget.resources:
-            done = tuple(replace(item, costs=item.plan.costs) for item in finalists)
+            done = tuple(replace(item, costs=item.plan.costs, fits=True) for item in finalists)
             return compilation.having(finalists=done, chosen=done[0])
-        timed = self._time(compilation, finalists)
         limit = compilation.budget.absolute(compilation.need("costs").teacher)[LATENCY]
         teacher = compilation.need("costs").teacher[LATENCY]
-        fitting = [item for item in timed if item.costs[LATENCY] <= limit * (1 - self.margin)]
+        timed = tuple(
+            replace(item, fits=item.costs[LATENCY] <= limit * (1 - self.margin))
+            for item in self._time(compilation, finalists)
+        )
+        fitting = [item for item in timed if item.fits]
         if fitting:
             return compilation.having(
                 finalists=timed, chosen=min(fitting, key=lambda item: item.loss)
