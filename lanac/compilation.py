@@ -93,6 +93,23 @@ class Finalist:
 
 
 @dataclass(frozen=True)
+class RefineRound:
+    """One round of looking for better plans around the best one.
+
+    Attributes:
+        networks: how many changes of it were measured.
+        plans: how many new plans were evaluated.
+        before: loss of the best plan at its start.
+        after: the lowest loss at its end; the same where no new plan was better.
+    """
+
+    networks: int
+    plans: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Student:
     """The finetuned network.
 
@@ -152,6 +169,8 @@ class Compilation:
         families: the op families of this run.
         restrictions: what the user asks of every plan, beside the budget.
         dropped: ops that failed and were left out, in the order of failing.
+        tightening: share of a limit that plans are selected for, by resource.
+        refined: the rounds of refinement that were made.
         program ... outputs: the artifacts, in the order in which passes add them.
     """
 
@@ -178,6 +197,7 @@ class Compilation:
     plans: tuple[Plan, ...] | None = None
     finalists: tuple[Finalist, ...] | None = None
     chosen: Finalist | None = None
+    refined: tuple[RefineRound, ...] = ()
     student: Student | None = None
     outputs: Outputs | None = None
 

@@ -11,6 +11,7 @@ from lanac.passes.evaluate_plans import EvaluatePlans
 from lanac.passes.finetune_student import FinetuneStudent
 from lanac.passes.measure_costs import MeasureCosts
 from lanac.passes.prune_pool import PrunePool
+from lanac.passes.refine_plans import RefinePlans
 from lanac.passes.score_candidates import ScoreCandidates
 from lanac.passes.select_plans import SelectPlans
 from lanac.passes.time_finalists import TimeFinalists
@@ -29,6 +30,7 @@ __all__ = [
     "MeasureCosts",
     "Pass",
     "PrunePool",
+    "RefinePlans",
     "ScoreCandidates",
     "SelectPlans",
     "TimeFinalists",

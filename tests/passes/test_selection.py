@@ -329,7 +329,9 @@ class TestTune:
             tuner = Finetuner(
                 student, done.program.teacher, done.task, self.OPTIONS, done.seed, done.device
             )
-            losses = [epoch["held_out_loss"] for epoch in tuner.run(lambda _: None, lambda _: None).epochs]
+            losses = [
+                epoch["held_out_loss"] for epoch in tuner.run(lambda _: None, lambda _: None).epochs
+            ]
             assert [trial.before, trial.after] == losses
 
     def test_nothing_is_tried_where_there_is_no_choice(self, finalists, monkeypatch):
