@@ -53,27 +53,29 @@ class RefinePlans:
     provides = ("finalists",)
 
     def run(self, compilation: Compilation) -> Compilation:
-        found = {item.plan.ops: item for item in compilation.need("finalists")}
-        found[compilation.need("chosen").plan.ops] = compilation.need("chosen")
-        measured = {plan.ops for plan in compilation.need("plans")} | found.keys()
         base: Finalist = compilation.need("chosen")
+        found: dict[Ops, Finalist] = {}
+        measured = {plan.ops for plan in compilation.need("plans")}
+        measured |= {item.plan.ops for item in compilation.need("finalists")}
         history: list[RefineRound] = []
         for _ in range(self.rounds):
             nearby = Neighbourhood(self, compilation, base.plan)
-            new = nearby.plans(measured)
-            if not new:
+            plans = nearby.plans(measured)
+            if not plans:
                 break
-            measured |= {plan.ops for plan in new}
-            evaluated = self.evaluation.run(compilation.having(plans=(base.plan, *new)))
+            measured |= {plan.ops for plan in plans}
+            evaluated = self.evaluation.run(compilation.having(plans=(base.plan, *plans)))
             best, *_ = finalists = evaluated.need("finalists")
-            history.append(RefineRound(nearby.networks, len(new), base.loss, best.loss))
+            history.append(RefineRound(nearby.networks, len(plans), base.loss, best.loss))
             if not best.loss < base.loss:
                 break
+            # The chosen plan itself is among the finalists, with its latency.
             found |= {item.plan.ops: item for item in finalists if item.loss < base.loss}
             base = best
         self._say(compilation, history)
-        ordered = sorted(found.values(), key=lambda item: item.loss)
-        return compilation.having(finalists=tuple(ordered), refined=tuple(history))
+        new = sorted(found.values(), key=lambda item: item.loss)[: self.evaluation.finalists]
+        finalists = (*new, *compilation.need("finalists"))
+        return compilation.having(finalists=finalists, refined=tuple(history))
 
     def _say(self, compilation: Compilation, history: Sequence[RefineRound]) -> None:
         if not history:

@@ -24,7 +24,8 @@ class TimeFinalists:
     """Times the finalists in the target's runtime, interleaved with the teacher.
 
     The best one that meets the budget is chosen. Where none does, `tightening` is lowered and
-    nothing is chosen: the pipeline then selects again.
+    nothing is chosen: the pipeline then selects again. A finalist that was timed already (before
+    others were found by refining) is not timed again.
 
     Attributes:
         rounds: visits per network.
@@ -45,9 +46,11 @@ class TimeFinalists:
             return compilation.having(finalists=done, chosen=done[0])
         limit = compilation.budget.absolute(compilation.need("costs").teacher)[LATENCY]
         teacher = compilation.need("costs").teacher[LATENCY]
+        untimed = [item for item in finalists if item.latency is None]
+        new = {item.plan.ops: item for item in self._time(compilation, untimed)} if untimed else {}
         timed = tuple(
             replace(item, fits=item.costs[LATENCY] <= limit * (1 - self.margin))
-            for item in self._time(compilation, finalists)
+            for item in (new.get(item.plan.ops, item) for item in finalists)
         )
         fitting = [item for item in timed if item.fits]
         if fitting:

@@ -26,16 +26,19 @@ class TuneFinalists:
 
     Attributes:
         options: how; `options.steps` says how long. 0 steps leave the choice as it is.
+        most: so many of those that fit are tried, those with the lowest loss.
     """
 
     options: FinetuneOptions = field(default_factory=lambda: FinetuneOptions(steps=32))
+    most: int = 3
     name = "tune_finalists"
     needs = ("program", "finalists", "chosen", "weights")
     provides = ("finalists", "chosen")
 
     def run(self, compilation: Compilation) -> Compilation:
         finalists: Sequence[Finalist] = compilation.need("finalists")
-        fitting = [item for item in finalists if item.fits]
+        fitting = sorted((item for item in finalists if item.fits), key=lambda item: item.loss)
+        fitting = fitting[: self.most]
         if len(fitting) < 2 or not self.options.steps:
             return compilation
         steps = self.options.steps * len(fitting)
