@@ -50,6 +50,23 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A short finetuning of a finalist, the same for all of them.
+
+    Attributes:
+        steps: of finetuning.
+        samples: held-out training samples that the losses were measured on, batch norm frozen.
+        before: loss without finetuning.
+        after: loss afterwards.
+    """
+
+    steps: int
+    samples: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Finalist:
     """A plan that was evaluated, and perhaps timed, as a whole network.
 
@@ -61,6 +78,8 @@ class Finalist:
         latency: measured as a whole network, None where the budget names no latency.
         teacher_latency: the teacher's, interleaved with it.
         costs: cost by resource as measured (latency) and counted (the rest).
+        fits: whether it was found to meet the budget.
+        trial: its short finetuning, None where there was no need.
     """
 
     plan: Plan
@@ -70,6 +89,25 @@ class Finalist:
     latency: Timing | None = None
     teacher_latency: Timing | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
+    fits: bool = False
+    trial: Trial | None = None
+
+
+@dataclass(frozen=True)
+class RefineRound:
+    """One round of looking for better plans around the best one.
+
+    Attributes:
+        networks: how many changes of it were measured.
+        plans: how many new plans were evaluated.
+        before: loss of the best plan at its start.
+        after: the lowest loss at its end; the same where no new plan was better.
+    """
+
+    networks: int
+    plans: int
+    before: float
+    after: float
 
 
 @dataclass(frozen=True)
@@ -137,6 +175,8 @@ class Compilation:
         families: the op families of this run.
         restrictions: what the user asks of every plan, beside the budget.
         dropped: ops that failed and were left out, in the order of failing.
+        tightening: share of a limit that plans are selected for, by resource.
+        refined: the rounds of refinement that were made.
         program ... outputs: the artifacts, in the order in which passes add them.
     """
 
@@ -163,6 +203,7 @@ class Compilation:
     plans: tuple[Plan, ...] | None = None
     finalists: tuple[Finalist, ...] | None = None
     chosen: Finalist | None = None
+    refined: tuple[RefineRound, ...] = ()
     student: Student | None = None
     outputs: Outputs | None = None
 

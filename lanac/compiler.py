@@ -29,9 +29,11 @@ from lanac.passes import (
     MeasureCosts,
     Pass,
     PrunePool,
+    RefinePlans,
     ScoreCandidates,
     SelectPlans,
     TimeFinalists,
+    TuneFinalists,
     run_passes,
 )
 from lanac.passes.check_budgets import CheckBudgets
@@ -169,24 +171,37 @@ def _students(
 def choose_plan(compilation: Compilation, settings: Settings) -> Compilation:
     """Selects, evaluates and times plans until one meets the budget as measured.
 
+    Then better ones are looked for around it, and the finalists that meet the budget are finetuned
+    for a few steps before one of them is chosen.
+
     Raises:
         InfeasibleBudgetError: no plan meets it, predicted or measured.
     """
-    passes: list[Pass] = [
-        SelectPlans(settings.plans),
-        EvaluatePlans(settings.evaluate_images, finalists=settings.finalists),
-        TimeFinalists(),
-    ]
+    evaluation = EvaluatePlans(settings.evaluate_images, finalists=settings.finalists)
+    passes: list[Pass] = [SelectPlans(settings.plans), evaluation, TimeFinalists()]
     if LATENCY in compilation.budget.resources:
         compilation = replace(compilation, tightening={LATENCY: START})
     for _ in range(_TIGHTENINGS):
         compilation = run_passes(compilation, passes)
         if compilation.chosen is not None:
-            return compilation
+            return run_passes(compilation, _last_choice(evaluation, settings))
     raise InfeasibleBudgetError(
         f"budget {compilation.budget}: after {_TIGHTENINGS} rounds of tightening every finalist was "
         "still measured above it; the machine may be too busy to measure, or the budget too small"
     )
+
+
+def _last_choice(evaluation: EvaluatePlans, settings: Settings) -> list[Pass]:
+    """What looks for something better than the first plan that meets the budget."""
+    refining: list[Pass] = [RefinePlans(settings.refine, evaluation=evaluation), TimeFinalists()]
+    options = FinetuneOptions(
+        batch=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        steps=settings.finalist_steps,
+    )
+    tuning: list[Pass] = [TuneFinalists(options, settings.finalists)]
+    tunes = min(settings.finetune_epochs, settings.finalist_steps) > 0
+    return refining * (settings.refine > 0) + tuning * tunes
 
 
 def parse_outputs(emit: str | Sequence[str], target: Target) -> tuple[str, ...]:

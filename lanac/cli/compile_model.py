@@ -76,6 +76,15 @@ def compile_model(
     finalists: Annotated[
         int, typer.Option(min=1, help="Plans that are timed as whole networks.")
     ] = _DEFAULT.finalists,
+    finalist_steps: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Steps of finetuning of each finalist within the budget, to choose by."
+        ),
+    ] = _DEFAULT.finalist_steps,
+    refine: Annotated[
+        int, typer.Option(min=0, help="Rounds of looking for better plans around the best one.")
+    ] = _DEFAULT.refine,
     finetune_epochs: Annotated[
         int, typer.Option(min=0, help="Epochs of finetuning.")
     ] = _DEFAULT.finetune_epochs,
@@ -126,6 +135,8 @@ def compile_model(
             plans=plans,
             evaluate_images=evaluate_images,
             finalists=finalists,
+            finalist_steps=finalist_steps,
+            refine=refine,
             finetune_epochs=finetune_epochs,
             learning_rate=learning_rate,
             batch_size=batch_size,

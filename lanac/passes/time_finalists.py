@@ -24,7 +24,8 @@ class TimeFinalists:
     """Times the finalists in the target's runtime, interleaved with the teacher.
 
     The best one that meets the budget is chosen. Where none does, `tightening` is lowered and
-    nothing is chosen: the pipeline then selects again.
+    nothing is chosen: the pipeline then selects again. A finalist that was timed already (before
+    others were found by refining) is not timed again.
 
     Attributes:
         rounds: visits per network.
@@ -41,12 +42,17 @@ class TimeFinalists:
     def run(self, compilation: Compilation) -> Compilation:
         finalists: Sequence[Finalist] = compilation.need("finalists")
         if LATENCY not in compilation.budget.resources:
-            done = tuple(replace(item, costs=item.plan.costs) for item in finalists)
+            done = tuple(replace(item, costs=item.plan.costs, fits=True) for item in finalists)
             return compilation.having(finalists=done, chosen=done[0])
-        timed = self._time(compilation, finalists)
         limit = compilation.budget.absolute(compilation.need("costs").teacher)[LATENCY]
         teacher = compilation.need("costs").teacher[LATENCY]
-        fitting = [item for item in timed if item.costs[LATENCY] <= limit * (1 - self.margin)]
+        untimed = [item for item in finalists if item.latency is None]
+        new = {item.plan.ops: item for item in self._time(compilation, untimed)} if untimed else {}
+        timed = tuple(
+            replace(item, fits=item.costs[LATENCY] <= limit * (1 - self.margin))
+            for item in (new.get(item.plan.ops, item) for item in finalists)
+        )
+        fitting = [item for item in timed if item.fits]
         if fitting:
             return compilation.having(
                 finalists=timed, chosen=min(fitting, key=lambda item: item.loss)

@@ -1,0 +1,223 @@
+"""What does refinement bring? The best plan at one budget without it, with rescoring, with pairs.
+
+    python benchmarks/refining.py fashion_mnist.lanac --budgets 0.5x,0.35x
+
+Uses the workspace that a run of the example has left; nothing is trained or timed, and no loss is
+taken from or put into the workspace, so that each way pays for all its measurements. Every way
+starts from the same K plans (LANA, Eq. 4), evaluated in the same way:
+
+    none        the best of these
+    rescoring   `RefinePlans`: around the best plan, ops are scored anew and the selection is solved again
+    pairs       no rescoring: the scores of the teacher with pair terms, measured in the teacher
+    both        `RefinePlans` with pair terms around the best plan
+
+The loss of the chosen plan is measured again on other training images. Kendall's tau is that of the
+predicted against the measured loss, before (sum of scores) and after (sums around the plan that was
+refined last), over random plans between 0.9 and 1 of the limit that none of the ways has chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "fashion_mnist")]
+
+from lanac.beginning import begin  # noqa: E402 - the paths come first
+from lanac.compilation import Compilation, Finalist  # noqa: E402
+from lanac.compiler import preparation  # noqa: E402
+from lanac.frontend.model_file import load_model_file  # noqa: E402
+from lanac.ir import TEACHER, Plan  # noqa: E402
+from lanac.ops.pool import parse_pool  # noqa: E402
+from lanac.passes import EvaluatePlans, RefinePlans, SelectPlans, run_passes  # noqa: E402
+from lanac.passes.evaluate_plans import PlanEvaluation  # noqa: E402
+from lanac.passes.refine_plans import Neighbourhood  # noqa: E402
+from lanac.passes.select_plans import selection_problem  # noqa: E402
+from lanac.settings import Settings  # noqa: E402
+from lanac.solver import SelectionProblem  # noqa: E402
+from lanac.solver.reduce import exact_score  # noqa: E402
+from lanac.targets import LATENCY, parse_budgets  # noqa: E402
+from lanac.workspace import Result, Workspace  # noqa: E402
+
+
+class Forgetful(Workspace):
+    """A workspace that keeps no loss of a plan."""
+
+    def get(self, kind: str, key: str) -> Result | None:
+        return None if kind == "plan loss" else super().get(kind, key)
+
+    def put(self, kind: str, key: str, result: Result) -> None:
+        if kind != "plan loss":
+            super().put(kind, key, result)
+
+
+class Counted(PlanEvaluation):
+    """Counts forward passes."""
+
+    passes = 0
+
+    def _measured(self, networks: Any, batch: Any) -> Any:
+        for found in super()._measured(networks, batch):
+            Counted.passes += 1
+            yield found
+
+
+def kendall_tau(first: list[float], second: list[float]) -> float:
+    """Pairs in the same order minus pairs in opposite order, over all pairs (tau-a)."""
+    pairs = itertools.combinations(zip(first, second, strict=True), 2)
+    signs = [np.sign(a - c) * np.sign(b - d) for (a, b), (c, d) in pairs]
+    return float(np.mean(signs))
+
+
+def random_choices(problem: SelectionProblem, count: int, rng: random.Random) -> list[tuple]:
+    """Plans between 0.9 and 1 of the limit: good ops are likelier, at a random price of latency."""
+    limit, found = problem.limits[LATENCY], set()
+    spread = np.median([abs(score) for row in problem.scores for score in row])
+    while len(found) < count:
+        price = rng.uniform(0, 40 * spread) / limit
+        choices = tuple(
+            min(
+                range(len(scores)),
+                key=lambda op: scores[op] + price * costs[op] + spread * rng.gauss(0, 1),
+            )
+            for scores, costs in zip(problem.scores, problem.costs[LATENCY], strict=True)
+        )
+        total = problem.constants[LATENCY] + sum(
+            row[op] for row, op in zip(problem.costs[LATENCY], choices, strict=True)
+        )
+        if 0.9 * limit <= total <= limit:
+            found.add(choices)
+    return sorted(found)
+
+
+class Ways:
+    """The ways to refine, at one budget."""
+
+    def __init__(self, compilation: Compilation, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.evaluate = EvaluatePlans(arguments.images)
+        self.compilation = run_passes(compilation, [SelectPlans(arguments.plans), self.evaluate])
+        self.compilation = self.compilation.having(chosen=self.compilation.need("finalists")[0])
+
+    def options(self, rounds: int, pairs: int) -> RefinePlans:
+        given = self.arguments
+        return RefinePlans(
+            rounds, given.change_images, pairs=pairs, pair_ops=given.pair_ops,
+            evaluation=self.evaluate,
+        )  # fmt: skip
+
+    def none(self) -> tuple[Finalist, Plan | None]:
+        return self.compilation.need("chosen"), None
+
+    def rescoring(self, pairs: int = 0) -> tuple[Finalist, Plan | None]:
+        refine = self.options(self.arguments.rounds, pairs)
+        refined = run_passes(self.compilation, [refine])
+        for place, item in enumerate(refined.refined, 1):
+            print(f"  round {place}: {item}", file=sys.stderr)
+        return refined.need("finalists")[0], None
+
+    def both(self) -> tuple[Finalist, Plan | None]:
+        return self.rescoring(self.arguments.pairs)
+
+    def pairs(self) -> tuple[Finalist, Plan | None]:
+        compilation = self.compilation
+        slots = compilation.need("program").slots
+        own = Plan((TEACHER,) * len(slots), 0.0, {}, 0.0)
+        options = replace(self.options(1, self.arguments.pairs), plans=self.arguments.plans)
+        nearby = Neighbourhood(options, compilation, own)
+        nearby.problem = replace(
+            nearby.problem, max_overlap=selection_problem(compilation, 1, 0.7).max_overlap
+        )
+        plans = tuple(nearby.plans([]))
+        best = self.evaluate.run(compilation.having(plans=plans)).need("finalists")[0]
+        return min(best, compilation.need("chosen"), key=lambda item: item.loss), None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--model", type=Path, default=ROOT / "examples/fashion_mnist/model.py")
+    parser.add_argument("--budgets", default="0.5x,0.35x")
+    parser.add_argument("--ways", default="none,rescoring,pairs,both")
+    parser.add_argument("--plans", type=int, default=16)
+    parser.add_argument("--images", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--change-images", type=int, default=512)
+    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--pair-ops", type=int, default=3)
+    parser.add_argument("--random-plans", type=int, default=60)
+    parser.add_argument("--distill-samples", type=int, default=4096)
+    parser.add_argument("--score-samples", type=int, default=1024)
+    parser.add_argument("--pool", default="default")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+
+    file = load_model_file(arguments.model)
+    settings = Settings(
+        distill_samples=arguments.distill_samples, score_samples=arguments.score_samples
+    )
+    budgets = parse_budgets(arguments.budgets)
+    begun = begin(
+        file.model, train_data=file.train_data, val_data=file.val_data, out=arguments.out,
+        budget=arguments.budgets,
+    )  # fmt: skip
+    prepared = run_passes(begun, preparation(parse_pool(arguments.pool), budgets, settings))
+    prepared = replace(prepared, workspace=Forgetful(prepared.workspace.folder))
+    import lanac.passes.evaluate_plans as evaluation
+    import lanac.passes.refine_plans as refining
+
+    evaluation.PlanEvaluation = refining.PlanEvaluation = Counted
+    for budget in budgets:
+        compilation = replace(prepared, budget=budget, tightening={LATENCY: 0.95})
+        report: dict[str, Any] = {"budget": str(budget), "torch": torch.__version__}
+        began = time.process_time()
+        ways = Ways(compilation, arguments)
+        report["CPU seconds of selecting and evaluating K plans"] = time.process_time() - began
+        other = replace(compilation, seed=compilation.seed + 1)  # draws other images
+        fresh = PlanEvaluation(other, 128, arguments.images)
+        teacher = (TEACHER,) * len(compilation.need("program").slots)
+        best = None
+        for way in arguments.ways.split(","):
+            began, before = time.process_time(), Counted.passes
+            found, _ = getattr(ways, way)()
+            spent, passes = time.process_time() - began, Counted.passes - before
+            again = fresh.losses([found.plan.ops, teacher], arguments.images, lambda _: None)
+            best = found if best is None or found.loss < best.loss else best
+            report[way] = {
+                "loss above the teacher": round(found.loss - found.teacher_loss, 5),
+                "on other images": round(again[found.plan.ops] - again[teacher], 5),
+                "CPU seconds": round(spent, 1),
+                "forward passes": passes,
+                "ops": [str(op) for op in found.plan.ops],
+            }
+            print(way, report[way], file=sys.stderr, flush=True)
+        problem = selection_problem(compilation, 1, 1.0)
+        pool = [compilation.need("pool")[name] for name in problem.slots]
+        choices = random_choices(problem, arguments.random_plans, random.Random(1))
+        networks = [tuple(row[c] for row, c in zip(pool, plan, strict=True)) for plan in choices]
+        measured = fresh.losses(networks, 1024, lambda _: None)
+        values = [measured[network] for network in networks]
+        models = {"sum of scores": problem}
+        for name, pairs in (("rescored", 0), ("rescored with pairs", arguments.pairs)):
+            nearby = Neighbourhood(ways.options(1, pairs), compilation, best.plan)
+            models[name] = nearby.problem
+        report["kendall tau"] = {
+            name: round(kendall_tau([float(exact_score(model, c)) for c in choices], values), 3)
+            for name, model in models.items()
+        }
+        print(json.dumps(report, indent=2), flush=True)
+
+
+if __name__ == "__main__":
+    main()
