@@ -20,9 +20,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import numpy as np  # noqa: E402 - the path comes first
-from latency_data import ROOT, KernelStore, Row, read_rows  # noqa: E402
-from latency_fit import (  # noqa: E402
+import numpy as np
+from latency_data import ROOT, KernelStore, Row, read_rows
+from latency_fit import (
     DEVICES,
     LEFT_OUT,
     REPARAMETERISED,

@@ -17,6 +17,7 @@ from lanac.ops.families import Families
 from lanac.ops.pool import Pool
 from lanac.ops.restrictions import Restrictions
 from lanac.targets import Budget, CostTable, Target, Timing
+from lanac.targets.predicted import Anchor, Prediction
 from lanac.training.task import Task
 from lanac.workspace import Workspace
 
@@ -79,6 +80,7 @@ class Finalist:
         teacher_latency: the teacher's, interleaved with it.
         costs: cost by resource as measured (latency) and counted (the rest).
         fits: whether it was found to meet the budget.
+        probability: of meeting the latency budget, where latencies are predicted.
         trial: its short finetuning, None where there was no need.
     """
 
@@ -90,6 +92,7 @@ class Finalist:
     teacher_latency: Timing | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
     fits: bool = False
+    probability: float | None = None
     trial: Trial | None = None
 
 
@@ -136,8 +139,11 @@ class Outputs:
         files: file names by backend.
         verified: how each output compares with the student on real inputs, by backend.
         metric, teacher_metric: on the validation data.
-        latency, teacher_latency: of student and teacher as ONNX, interleaved in one run.
-        costs, teacher_costs: counted costs and measured latency by resource.
+        latency, teacher_latency: of student and teacher, interleaved in one run; None where the
+            target's runtime is not here.
+        costs, teacher_costs: by resource: counted, and latency as it was measured; where it was not,
+            as it was predicted or imported, if at all.
+        predictions: of student and teacher, where latency is predicted.
     """
 
     folder: Path
@@ -145,10 +151,11 @@ class Outputs:
     verified: Mapping[str, Agreement]
     metric: float
     teacher_metric: float
-    latency: Timing
-    teacher_latency: Timing
+    latency: Timing | None
+    teacher_latency: Timing | None
     costs: Mapping[str, float]
     teacher_costs: Mapping[str, float]
+    predictions: tuple[Prediction, Prediction] | None = None
 
     @property
     def agreement(self) -> dict[str, float]:
@@ -174,6 +181,7 @@ class Compilation:
             and of the training data ("data").
         families: the op families of this run.
         restrictions: what the user asks of every plan, beside the budget.
+        anchors: networks that were measured on the target, for predictions.
         dropped: ops that failed and were left out, in the order of failing.
         tightening: share of a limit that plans are selected for, by resource.
         refined: the rounds of refinement that were made.
@@ -193,6 +201,7 @@ class Compilation:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     families: Families = field(default_factory=Families)
     restrictions: Restrictions = field(default_factory=Restrictions)
+    anchors: tuple[Anchor, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     program: Program | None = None
     pool: Pool | None = None

@@ -37,10 +37,10 @@ from lanac.passes import (
     run_passes,
 )
 from lanac.passes.check_budgets import CheckBudgets
-from lanac.passes.time_finalists import START
+from lanac.passes.guard_budget import GuardBudget
 from lanac.report.summary import write_report
 from lanac.settings import Settings
-from lanac.targets import LATENCY, Budget, Target, parse_budgets, parse_target
+from lanac.targets import Budget, Target, parse_budgets, parse_target
 from lanac.training.finetune import FinetuneOptions
 
 _TIGHTENINGS = 6
@@ -179,8 +179,7 @@ def choose_plan(compilation: Compilation, settings: Settings) -> Compilation:
     """
     evaluation = EvaluatePlans(settings.evaluate_images, finalists=settings.finalists)
     passes: list[Pass] = [SelectPlans(settings.plans), evaluation, TimeFinalists()]
-    if LATENCY in compilation.budget.resources:
-        compilation = replace(compilation, tightening={LATENCY: START})
+    compilation = run_passes(compilation, [GuardBudget()])
     for _ in range(_TIGHTENINGS):
         compilation = run_passes(compilation, passes)
         if compilation.chosen is not None:

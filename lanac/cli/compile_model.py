@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from lanac.cli.anchors import load_anchors, parse_anchors
 from lanac.cli.options import (
+    Anchors,
     BatchSize,
     DataFolder,
     Device,
@@ -64,6 +66,7 @@ def compile_model(
     fix: Fix = None,
     keep: Keep = None,
     max_changed: MaxChanged = None,
+    anchor: Anchors = None,
     seed: Seed = 0,
     device: Device = "auto",
     workspace: WorkspaceFolder = None,
@@ -110,6 +113,7 @@ def compile_model(
 
     console = Console(soft_wrap=not sys.stdout.isatty())
     brought = own_ops(ops)  # first: quicker than the model
+    measured = parse_anchors(anchor)
     source = load_source(model, data)
     result = compile(
         source.model,
@@ -127,6 +131,7 @@ def compile_model(
         fix=fix or (),
         keep=separated(keep),
         max_changed=max_changed,
+        anchors=load_anchors(measured, target),
         seed=seed,
         device=device,
         settings=Settings(

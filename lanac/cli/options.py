@@ -82,6 +82,14 @@ Keep = Annotated[
 MaxChanged = Annotated[
     int | None, typer.Option(help="At most so many slots take another op.", metavar="N")
 ]
+Anchors = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A network that was measured on the target, in ms for the whole batch, such as "
+        "timm:resnet50=12.3ms. One or a few make predicted latencies much better.",
+        metavar="MODEL=MS",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Device = Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda.")]
 WorkspaceFolder = Annotated[

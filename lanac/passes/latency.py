@@ -17,6 +17,7 @@ from lanac.passes.time_parts import Part, PartTimer
 from lanac.passes.worth_timing import Worth
 from lanac.targets import PARAMS, Effort
 from lanac.targets.additive import AdditiveModel, Sums, fit_additive
+from lanac.targets.predicted import PredictedTable
 from lanac.workspace import key_of
 
 Counts = Mapping[str, Mapping[str, Mapping[OpSpec, float]]]
@@ -54,6 +55,7 @@ class Latencies:
         wholes: the networks that `error` is of.
         passed_over: how many ops were not timed because they cannot be cheaper than what they
             would replace.
+        prediction: the latencies by kernel class, where they are predicted.
         energy_mj: energy by slot name and op, where the source has it.
         energy_constant_mj, energy_teacher_mj: the same outside the slots, and of the teacher.
     """
@@ -67,6 +69,7 @@ class Latencies:
     elsewhere: str = ""
     wholes: tuple[Whole, ...] = ()
     passed_over: int = 0
+    prediction: PredictedTable | None = None
     energy_mj: dict[str, dict[OpSpec, float]] | None = None
     energy_constant_mj: float = 0.0
     energy_teacher_mj: float = 0.0
@@ -123,7 +126,9 @@ class _Measurement:
         self.program: Program = compilation.need("program")
         self.call = timer.part(nn.ReLU(), (TensorSpec((1, 1), torch.float32),))
         self.parts = {
-            slot.name: {op: self._op(slot, op) for op in counted[PARAMS][slot.name] if op != IDENTITY}
+            slot.name: {
+                op: self._op(slot, op) for op in counted[PARAMS][slot.name] if op != IDENTITY
+            }
             for slot in self.program.slots
         }
         outside = self.program.outside()
@@ -157,7 +162,10 @@ class _Measurement:
 
     def _check_own(self) -> None:
         runtime = self.compilation.target.runtime
-        for part, what in ((self.call, "a single call"), (self.rest, "what lies outside the slots")):
+        for part, what in (
+            (self.call, "a single call"),
+            (self.rest, "what lies outside the slots"),
+        ):
             if part is not None and part.key in self.timer.failures:
                 self.compilation.instruments.warn(
                     f"{what} is not timed: {self.timer.failures[part.key]}"

@@ -1,16 +1,28 @@
-"""Where latencies come from: this machine, or a cost table that was measured elsewhere."""
+"""Where latencies come from: this machine, or a model of the device."""
 
 from __future__ import annotations
 
+from lanac.backends.base import RUNTIMES
 from lanac.compilation import Compilation
+from lanac.errors import PredictionError, TargetError
 from lanac.passes.latency import Counts, Latencies, Thoroughness, measure_latencies
 from lanac.passes.op_modules import OpModules
+from lanac.passes.predicted_costs import predicted_latencies
+from lanac.targets import Target
+from lanac.targets.predicted import way_of
+
+
+def untimed(target: Target) -> str | None:
+    """Why networks cannot be timed here for a target; None where they can."""
+    return RUNTIMES.get(target.runtime).unavailable(target)
 
 
 def latency_costs(
     compilation: Compilation, modules: OpModules, counted: Counts, how: Thoroughness
 ) -> Latencies:
     """The latencies of the ops, and of what lies outside the slots.
+
+    They are measured where the target's runtime and device are here, else predicted.
 
     Args:
         compilation: with a program.
@@ -19,6 +31,28 @@ def latency_costs(
         how: how latency is measured, where it is.
 
     Raises:
-        BackendError: the target cannot be measured here, and nothing else tells.
+        TargetError: the target can neither be measured here nor predicted.
     """
-    return measure_latencies(compilation, modules, counted, how)
+    if untimed(compilation.target) is None:
+        return measure_latencies(compilation, modules, counted, how)
+    check_latency_source(compilation.target)
+    return predicted_latencies(compilation, modules, counted)
+
+
+def check_latency_source(target: Target) -> None:
+    """Refuses a target whose latency nothing here can tell, before any work is done.
+
+    Raises:
+        TargetError: it can neither be measured here nor predicted.
+    """
+    why = untimed(target)
+    if why is None:
+        return
+    try:
+        way_of(target)
+    except PredictionError as error:
+        raise TargetError(
+            f"latency on {target} can neither be measured here ({why}) nor predicted: {error}. "
+            "Measure a cost table there with `lanac measure` and give it with --costs, or limit "
+            "params or flops instead of latency"
+        ) from error

@@ -51,19 +51,21 @@ class MeasureCosts:
         pool = {name: tuple(ops) for name, ops in counted[PARAMS].items()}
         constants, teacher = _count_whole(compilation, program, counted)
         how = dict.fromkeys(counted, "counted")
-        error = 0.0
+        error, prediction = 0.0, None
         costs: dict[str, Mapping[str, Mapping[OpSpec, float]]] = dict(counted)
         if LATENCY in compilation.resources:
             latency = latency_costs(compilation, modules, counted, self.how)
             costs[LATENCY], constants[LATENCY] = latency.costs, latency.constant
             teacher[LATENCY], how[LATENCY] = latency.teacher, latency.how
-            error = latency.error
+            error, prediction = latency.error, latency.prediction
             compilation = compilation.dropping(latency.failed)
             pool = {
                 name: tuple(op for op in ops if op in latency.costs[name])
                 for name, ops in pool.items()
             }
-        return compilation.having(costs=CostTable(costs, constants, teacher, how, error), pool=pool)
+        return compilation.having(
+            costs=CostTable(costs, constants, teacher, how, error, prediction), pool=pool
+        )
 
 
 def _count(

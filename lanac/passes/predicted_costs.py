@@ -12,9 +12,7 @@ from lanac.targets import PARAMS
 from lanac.targets.predicted import PredictedTable, calibrate, predict_table, way_of
 
 
-def predicted_latencies(
-    compilation: Compilation, modules: OpModules, counted: Counts
-) -> Latencies:
+def predicted_latencies(compilation: Compilation, modules: OpModules, counted: Counts) -> Latencies:
     """What the ops would take on the target, from their kernels and the device's figures.
 
     Args:
@@ -75,7 +73,9 @@ def anchored(table: PredictedTable, compilation: Compilation) -> PredictedTable:
     factor = teacher.latency_ms / total
     return replace(
         table,
-        costs={name: {op: c.scaled(factor) for op, c in ops.items()} for name, ops in moved.items()},
+        costs={
+            name: {op: c.scaled(factor) for op, c in ops.items()} for name, ops in moved.items()
+        },
         constant=constant.scaled(factor),
         teacher=teacher,
     )

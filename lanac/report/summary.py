@@ -10,6 +10,12 @@ from lanac.compilation import Compilation, Finalist, Outputs
 from lanac.ir import TEACHER, Slot
 from lanac.passes.emit_student import TEACHER_NAME
 from lanac.passes.select_plans import summed_constants, summed_limits
+from lanac.report.latency import (
+    latency_notes,
+    latency_record,
+    latency_row,
+    predicted_ratio,
+)
 from lanac.targets import (
     FLOPS,
     LATENCY,
@@ -18,7 +24,6 @@ from lanac.targets import (
     RESOURCES,
     TITLES,
     CostTable,
-    Timing,
     format_cost,
 )
 from lanac.version import __version__
@@ -93,12 +98,9 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
             "teacher": outputs.teacher_metric,
             "samples": len(compilation.task.val),
         },
-        "measured": {
-            "latency": _timing(outputs.latency),
-            "teacher_latency": _timing(outputs.teacher_latency),
-            "costs": dict(outputs.costs),
-            "teacher_costs": dict(outputs.teacher_costs),
-        },
+        "latency": latency_record(compilation),
+        "costs": dict(outputs.costs),
+        "teacher_costs": dict(outputs.teacher_costs),
         "files": {name: list(files) for name, files in outputs.files.items()},
         "agreement": outputs.agreement,
         "verified": {name: dict(vars(found)) for name, found in outputs.verified.items()},
@@ -121,19 +123,15 @@ def _checksums(outputs: Outputs) -> dict[str, str]:
     return {name: checksum(path) for name, path in paths.items()}
 
 
-def _timing(timing: Timing) -> dict[str, float]:
-    return dict(vars(timing))
-
-
 def result_rows(compilation: Compilation) -> list[tuple[str, str, str, str]]:
     """(what, teacher, student, ratio) of every figure, with where it comes from."""
     outputs: Outputs = compilation.need("outputs")
     task = compilation.task
     percent = " %" if task.user_metric is None else ""
     rows = []
-    times = str(outputs.teacher_latency), str(outputs.latency)
-    ratio = f"{outputs.latency.median_ms / outputs.teacher_latency.median_ms:.3f}x"
-    rows.append(("latency (measured)", *times, ratio))
+    latency = latency_row(outputs)
+    if latency is not None:
+        rows.append(latency)
     rows.append(
         (
             f"{task.metric_name} ({len(task.val):,} samples)",
@@ -152,17 +150,22 @@ def result_rows(compilation: Compilation) -> list[tuple[str, str, str, str]]:
 
 
 def verdict(compilation: Compilation) -> tuple[bool, str]:
-    """Whether the emitted student meets its budget as measured, and a sentence that says so."""
+    """Whether the emitted student meets its budget, and a sentence that says so, and how it is known."""
     outputs: Outputs = compilation.need("outputs")
     missed = []
+    unmeasured = ""
+    if LATENCY in compilation.budget.resources and outputs.latency is None:
+        unmeasured = ", by an imported cost table: no network was timed"
+        if outputs.predictions is not None:
+            unmeasured = f", as PREDICTED ({predicted_ratio(outputs)}), not measured"
     for limit in compilation.budget.limits:
         own, student = outputs.teacher_costs[limit.resource], outputs.costs[limit.resource]
         allowed = limit.value * own if limit.relative else limit.value
         if student > allowed:
             missed.append(f"{limit.text} (got {student / own:.3f}x)")
     if missed:
-        return False, f"the budget is missed: {', '.join(missed)}"
-    return True, f"the budget {compilation.budget} is met"
+        return False, f"the budget is missed: {', '.join(missed)}{unmeasured}"
+    return True, f"the budget {compilation.budget} is met{unmeasured}"
 
 
 def replacements(compilation: Compilation) -> list[tuple[str, str, str]]:
@@ -186,9 +189,7 @@ def summary(compilation: Compilation) -> str:
         "",
         *_table(("", "teacher", "student", ""), result_rows(compilation)),
         "",
-        "Latencies are medians (with quartiles) of teacher and student as emitted in ONNX, "
-        f"interleaved in one run on {compilation.target}; with one thread they are CPU time.",
-        "",
+        *(line for note in latency_notes(compilation) for line in (note, "")),
         "## What was replaced",
         "",
         *_table(("slot", "shapes", "op"), replacements(compilation)),
@@ -234,7 +235,7 @@ def _own_and_dropped(compilation: Compilation) -> list[str]:
 
 
 def _error_of_sums(costs: CostTable) -> list[str]:
-    if LATENCY not in costs.costs:
+    if costs.how.get(LATENCY) not in ("measured", "imported"):
         return []
     return [
         "Predicted latencies are sums of separately measured ops; over whole networks measured beside "
