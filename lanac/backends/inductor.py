@@ -26,9 +26,7 @@ class Inductor:
     def unavailable(self, target: Target) -> str | None:
         """Why nothing can be timed here for that target, or None where it can."""
         if target.entry.kind == "cpu" and _compiler() is None:
-            return (
-                "torch.compile needs a C++ compiler, and there is none (install g++, or set CXX)"
-            )
+            return "torch.compile needs a C++ compiler, and there is none (install g++, or set CXX)"
         return EAGER.unavailable(target)
 
     def version(self, target: Target) -> str:

@@ -89,7 +89,9 @@ class Serving:
             self._open[request["name"]] = self._opened(request["files"], request["inputs"])
         except BackendError as error:
             return {"refused": str(error)}
-        except Exception as error:  # a runtime that throws refuses; one that crashes is seen outside
+        except (
+            Exception
+        ) as error:  # a runtime that throws refuses; one that crashes is seen outside
             return {"refused": f"{type(error).__name__}: {first_line(error)}"}
         return {"ok": None}
 

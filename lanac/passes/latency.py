@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -83,9 +83,11 @@ class Thoroughness:
         everything: whether ops that cannot be cheaper than what they would replace are timed too.
     """
 
-    parts: Effort = Effort(least=7, most=31)
+    parts: Effort = field(default_factory=lambda: Effort(least=7, most=31))
     networks: int = 10
-    wholes: Effort = Effort(within=0.015, least=11, most=41, warmups=3)
+    wholes: Effort = field(
+        default_factory=lambda: Effort(within=0.015, least=11, most=41, warmups=3)
+    )
     everything: bool = False
 
 
@@ -123,7 +125,9 @@ class _Measurement:
         self.program: Program = compilation.need("program")
         self.call = timer.part(nn.ReLU(), (TensorSpec((1, 1), torch.float32),))
         self.parts = {
-            slot.name: {op: self._op(slot, op) for op in counted[PARAMS][slot.name] if op != IDENTITY}
+            slot.name: {
+                op: self._op(slot, op) for op in counted[PARAMS][slot.name] if op != IDENTITY
+            }
             for slot in self.program.slots
         }
         outside = self.program.outside()
@@ -157,7 +161,10 @@ class _Measurement:
 
     def _check_own(self) -> None:
         runtime = self.compilation.target.runtime
-        for part, what in ((self.call, "a single call"), (self.rest, "what lies outside the slots")):
+        for part, what in (
+            (self.call, "a single call"),
+            (self.rest, "what lies outside the slots"),
+        ):
             if part is not None and part.key in self.timer.failures:
                 self.compilation.instruments.warn(
                     f"{what} is not timed: {self.timer.failures[part.key]}"
