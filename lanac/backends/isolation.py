@@ -136,7 +136,7 @@ class Worker:
 
     def _start(self) -> None:
         self._is_ready = False
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process ends
         # What this process can import the other one can: a runtime may be of another package.
         path = os.pathsep.join(filter(None, sys.path))
         self._process = subprocess.Popen(

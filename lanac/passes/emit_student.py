@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
-from lanac.backends import onnxruntime
 from lanac.backends.agreement import TOLERANCES, Agreement, compare, difference, disagreement
 from lanac.backends.base import BACKENDS
 from lanac.backends.from_onnx import FromOnnx
@@ -22,6 +21,8 @@ from lanac.errors import BackendError
 from lanac.ir import named_tensors
 from lanac.ops.folding import Foldable, folded
 from lanac.passes.time_finalists import target_inputs
+from lanac.passes.time_networks import time_networks
+from lanac.passes.time_parts import timing_runtime
 from lanac.targets import (
     FLOPS,
     LATENCY,
@@ -31,7 +32,6 @@ from lanac.targets import (
     count_flops,
     count_params,
     peak_activation_bytes,
-    time_interleaved,
 )
 from lanac.training.data import in_order
 from lanac.training.device import on_device
@@ -76,7 +76,10 @@ class EmitStudent:
                 files, verified = self._write(compilation, student, partial, inputs, exact)
                 teacher = teacher_file(compilation, inputs)
                 _replace(partial, folder)
-            latencies = self._time(compilation, exact[0], teacher)
+            emitted = {
+                name: tuple(folder / file for file in names) for name, names in files.items()
+            }
+            latencies = self._time(compilation, student, Emitted(emitted, exact, teacher), scratch)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         outputs = _outputs(compilation, student, folder, files, verified, *latencies)
@@ -117,23 +120,61 @@ class EmitStudent:
         return files, verified
 
     def _time(
-        self, compilation: Compilation, student_file: Path, teacher_file: Path
+        self,
+        compilation: Compilation,
+        student: fx.GraphModule,
+        files: Emitted,
+        scratch: Path,
     ) -> tuple[Timing, Timing]:
-        """Student and teacher as ONNX from the same exporter, interleaved."""
-        program, target = compilation.need("program"), compilation.target
-        zeros = target_inputs(program, target.batch)
-        runs = [
-            onnxruntime.timed_run(path, zeros, target.threads)
-            for path in (student_file, teacher_file)
+        """Student and teacher in the target's runtime, interleaved: the files that it reads.
+
+        Where those were not asked for, they are written for the timing alone.
+        """
+        runtime = timing_runtime(compilation)
+        program = compilation.need("program")
+        timed = [
+            files.emitted.get(runtime.reads)
+            or _files_of(compilation, runtime.reads, student, files.student, scratch / "student"),
+            _files_of(
+                compilation, runtime.reads, program.teacher, (files.teacher,), scratch / "teacher"
+            ),
         ]
-        with (
-            compilation.workspace.lock("measuring", "is measuring latencies", wait=True),
-            compilation.instruments.progress("timing the student", self.rounds) as advance,
-        ):
-            student_time, teacher_time = time_interleaved(
-                runs, threads=target.threads, rounds=self.rounds, progress=lambda _: advance(1)
-            )
+        student_time, teacher_time = time_networks(
+            compilation, timed, self.rounds, "timing the student"
+        )
         return student_time, teacher_time
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """Files that a student and its teacher can be timed from.
+
+    Attributes:
+        emitted: of the student, by output.
+        student: as ONNX.
+        teacher: the same.
+    """
+
+    emitted: Mapping[str, tuple[Path, ...]]
+    student: tuple[Path, ...]
+    teacher: Path
+
+
+def _files_of(
+    compilation: Compilation,
+    output: str,
+    network: fx.GraphModule,
+    model: tuple[Path, ...],
+    folder: Path,
+) -> tuple[Path, ...]:
+    """Files of an output for a network of which there is the ONNX model already."""
+    if output == ONNX.name:
+        return model
+    backend, target = BACKENDS.get(output), compilation.target
+    if isinstance(backend, FromOnnx):
+        return backend.convert(model[0], _fresh(folder), target)
+    inputs = target_inputs(compilation.need("program"), target.batch)
+    return backend.emit(network.eval(), _fresh(folder), inputs, target)
 
 
 def student_folder(compilation: Compilation) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -86,9 +86,11 @@ class Thoroughness:
         everything: whether ops that cannot be cheaper than what they would replace are timed too.
     """
 
-    parts: Effort = Effort(least=7, most=31)
+    parts: Effort = field(default_factory=lambda: Effort(least=7, most=31))
     networks: int = 10
-    wholes: Effort = Effort(within=0.015, least=11, most=41, warmups=3)
+    wholes: Effort = field(
+        default_factory=lambda: Effort(within=0.015, least=11, most=41, warmups=3)
+    )
     everything: bool = False
 
 

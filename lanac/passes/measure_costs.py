@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -39,7 +39,7 @@ class MeasureCosts:
         how: how latency is measured.
     """
 
-    how: Thoroughness = Thoroughness()
+    how: Thoroughness = field(default_factory=Thoroughness)
     name = "measure_costs"
     needs = ("program", "pool")
     provides = ("costs", "pool")

@@ -79,13 +79,13 @@ class Worth:
             (nn.Conv2d(512, 512, 1), (1, 512, 28, 28), 2 * 512 * 512 * 28 * 28),
         ]
         parts = [
-            (self._timer.part(layer, (TensorSpec(shape, torch.float32),)), flops)
-            for layer, shape, flops in probes
+            (self._timer.part(layer, (TensorSpec(shape, torch.float32),)), work)
+            for layer, shape, work in probes
         ]
         self._timer.time([part for part, _ in parts], "measuring the machine", effort)
-        for part, flops in parts:
+        for part, work in parts:
             if part.key in self._timer.times:
-                self._peak = max(self._peak, flops / self._own_ms(part))
+                self._peak = max(self._peak, work / self._own_ms(part))
 
     def _all_places(self) -> list[Place]:
         return [place for places in self._places.values() for place in places]

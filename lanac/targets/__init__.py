@@ -11,6 +11,7 @@ from lanac.targets.timing import (
     Sampler,
     Timing,
     compare_interleaved,
+    sample_interleaved,
     sampler,
     time_interleaved,
 )
@@ -19,5 +20,5 @@ __all__ = [
     "FLOPS", "LATENCY", "MEMORY", "PARAMS", "RESOURCES", "TITLES", "Budget", "Comparison",
     "CostTable", "Device", "Effort", "Limit", "Sampler", "Target", "Timing", "compare_interleaved",
     "count_flops", "count_params", "devices", "format_cost", "get_device", "parse_budgets",
-    "parse_target", "peak_activation_bytes", "sampler", "time_interleaved",
+    "parse_target", "peak_activation_bytes", "sample_interleaved", "sampler", "time_interleaved",
 ]  # fmt: skip

@@ -114,14 +114,14 @@ def sampler(run: Run, is_cpu_time: bool) -> Sampler:
     return sample
 
 
-def time_interleaved(
+def sample_interleaved(
     samplers: Sequence[Sampler],
     *,
     rounds: int = 21,
     round_ms: float = 5.0,
     warmups: int = 3,
     progress: Callable[[int], None] | None = None,
-) -> list[Timing]:
+) -> list[list[float]]:
     """Times several things in turn, again and again, so that drift meets all of them alike.
 
     Args:
@@ -130,6 +130,9 @@ def time_interleaved(
         round_ms: about how long each stays at it per visit (at least one call).
         warmups: untimed calls at the first visit.
         progress: called with the number of finished rounds.
+
+    Returns:
+        Milliseconds of each in each round.
     """
     repeats = [_repeats(sample, round_ms, warmups) for sample in samplers]
     samples: list[list[float]] = [[] for _ in samplers]
@@ -138,11 +141,16 @@ def time_interleaved(
             samples[index].append(sample(repeats[index]))
         if progress is not None:
             progress(finished)
-    return [summarise(values) for values in samples]
+    return samples
+
+
+def time_interleaved(samplers: Sequence[Sampler], *, rounds: int = 21) -> list[Timing]:
+    """`sample_interleaved`, summarised."""
+    return [summarise(samples) for samples in sample_interleaved(samplers, rounds=rounds)]
 
 
 def compare_interleaved(
-    reference: Sampler, samplers: Sequence[Sampler], effort: Effort = Effort()
+    reference: Sampler, samplers: Sequence[Sampler], effort: Effort
 ) -> list[Comparison]:
     """Times things beside a reference, each until it is known well enough.
 
