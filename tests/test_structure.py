@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
         "compilation",
         "compiler",
         "explaining",
+        "exporting",
         "fronts",
         "inspection",
         "instruments",
@@ -58,13 +59,15 @@ ALLOWED: dict[str, set[str]] = {
         "settings",
     }
     | {"targets", "training"},
-    "explaining": {"ir", "solver"},
+    "explaining": {"finished", "ir", "solver"},
+    "exporting": {"backends", "compiler", "finished", "targets", "workspace"},
+    "finished": {"targets", "workspace"},
     "fronts": BELOW_PASSES | {"beginning", "compilation", "compiler", "passes", "settings"},
     "inspection": BELOW_PASSES | {"beginning", "compilation", "instruments", "workspace", "passes"},
-    "report": {"compilation", "compiler", "explaining", "inspection", "instruments", "fronts", "ir"}
-    | {"passes", "targets", "workspace"},
-    "cli": {"compilation", "compiler", "explaining", "inspection", "instruments", "ir", "frontend"}
-    | {"fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
+    "report": {"compilation", "compiler", "explaining", "exporting", "inspection", "instruments"}
+    | {"fronts", "ir", "passes", "targets", "workspace"},
+    "cli": {"compilation", "compiler", "explaining", "exporting", "inspection", "instruments", "ir"}
+    | {"frontend", "fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
 }
 """What a part of lanac may import beside itself and what is open to all."""
 
