@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lanac.compilation import Compilation
     from lanac.compiler import Result, choose_plan, compile, preparation
     from lanac.explaining import Explanation, explain
+    from lanac.exporting import Exported, export
     from lanac.fronts import Front, pareto
     from lanac.inspection import Inspection, inspect
     from lanac.instruments import Instruments
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Compilation": "lanac.compilation",
     "Explanation": "lanac.explaining",
+    "Exported": "lanac.exporting",
     "Family": "lanac.ops.base",
     "Front": "lanac.fronts",
     "Inspection": "lanac.inspection",
@@ -40,6 +42,7 @@ _HOMES = {
     "choose_plan": "lanac.compiler",
     "compile": "lanac.compiler",
     "explain": "lanac.explaining",
+    "export": "lanac.exporting",
     "inspect": "lanac.inspection",
     "pareto": "lanac.fronts",
     "predict": "lanac.predicting",
@@ -50,6 +53,7 @@ _HOMES = {
 __all__ = [
     "Compilation",
     "Explanation",
+    "Exported",
     "Family",
     "Front",
     "Inspection",
@@ -64,6 +68,7 @@ __all__ = [
     "choose_plan",
     "compile",
     "explain",
+    "export",
     "inspect",
     "pareto",
     "predict",

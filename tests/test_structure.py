@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
         "compilation",
         "compiler",
         "explaining",
+        "exporting",
         "fronts",
         "inspection",
         "instruments",
@@ -58,15 +59,17 @@ ALLOWED: dict[str, set[str]] = {
         "settings",
     }
     | {"targets", "training"},
-    "explaining": {"ir", "solver"},
+    "explaining": {"finished", "ir", "solver"},
+    "exporting": {"backends", "compiler", "finished", "targets", "workspace"},
+    "finished": {"targets", "workspace"},
     "fronts": BELOW_PASSES | {"beginning", "compilation", "compiler", "passes", "settings"},
     "inspection": BELOW_PASSES | {"beginning", "compilation", "instruments", "workspace", "passes"},
     "predicting": {"beginning", "ir", "targets", "training"},
-    "report": {"compilation", "compiler", "explaining", "inspection", "instruments", "fronts", "ir"}
-    | {"passes", "targets", "workspace"},
-    "cli": {"compilation", "compiler", "explaining", "inspection", "instruments", "ir", "frontend"}
+    "report": {"compilation", "compiler", "explaining", "exporting", "inspection", "instruments"}
+    | {"fronts", "ir", "passes", "targets", "workspace"},
+    "cli": {"compilation", "compiler", "explaining", "exporting", "inspection", "instruments", "ir"}
     | {"predicting"}
-    | {"fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
+    | {"frontend", "fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
 }
 """What a part of lanac may import beside itself and what is open to all."""
 

@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from lanac.cli.compile_model import compile_model
 from lanac.cli.explain import explain_student
+from lanac.cli.export import export_student
 from lanac.cli.inspect_model import inspect_model
 from lanac.cli.pareto import pareto_model
 from lanac.cli.predict import predict_models
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pareto": pareto_model,
     "explain": explain_student,
     "predict": predict_models,
+    "export": export_student,
 }
 """Every command has a file of its own; this is the one list of them."""
 

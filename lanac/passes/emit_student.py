@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx
 
-from lanac.backends.agreement import TOLERANCES, Agreement, compare, difference, disagreement
+from lanac.backends.agreement import TOLERANCES, difference
 from lanac.backends.base import BACKENDS
 from lanac.backends.from_onnx import FromOnnx
 from lanac.backends.onnx import BACKEND as ONNX
-from lanac.backends.onnx import export_model, save_model
-from lanac.backends.onnx_files import read_signature
 from lanac.compilation import Compilation, Outputs
 from lanac.errors import BackendError
 from lanac.ir import named_tensors
 from lanac.ops.folding import Foldable, folded
+from lanac.passes.latency_costs import untimed
+from lanac.passes.student_files import StudentFiles, student_folder, teacher_file
 from lanac.passes.time_finalists import target_inputs
 from lanac.passes.time_networks import time_networks
 from lanac.passes.time_parts import timing_runtime
@@ -33,13 +32,10 @@ from lanac.targets import (
     count_params,
     peak_activation_bytes,
 )
+from lanac.targets.predicted import Prediction, calibrate, predict, way_of
 from lanac.training.data import in_order
 from lanac.training.device import on_device
 from lanac.training.finetune import measure
-from lanac.workspace import disk_errors
-
-TEACHER_NAME = "teacher.onnx"
-"""Beside the students of a teacher: `lanac bench` times it with them."""
 
 
 @dataclass(frozen=True)
@@ -64,138 +60,54 @@ class EmitStudent:
     provides = ("outputs",)
 
     def run(self, compilation: Compilation) -> Compilation:
-        folder = student_folder(compilation)
+        folder, task = student_folder(compilation), compilation.task
         inputs = real_inputs(compilation, self.samples)
         student = fold_student(compilation.need("student").module, inputs)
-        scratch = folder.with_name(f".{folder.name}.exact")
-        try:
-            with disk_errors(folder):
-                partial = _fresh(folder.with_name(f".{folder.name}.partial"))
-                # One export serves all that is made of ONNX, and the timing.
-                exact = ONNX.emit(student, _fresh(scratch), inputs, compilation.target)
-                files, verified = self._write(compilation, student, partial, inputs, exact)
-                teacher = teacher_file(compilation, inputs)
-                _replace(partial, folder)
-            emitted = {
-                name: tuple(folder / file for file in names) for name, names in files.items()
-            }
-            latencies = self._time(compilation, student, Emitted(emitted, exact, teacher), scratch)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        outputs = _outputs(compilation, student, folder, files, verified, *latencies)
-        return compilation.having(outputs=outputs)
-
-    def _write(
-        self,
-        compilation: Compilation,
-        student: fx.GraphModule,
-        partial: Path,
-        inputs: tuple[Tensor, ...],
-        exact: tuple[Path, ...],
-    ) -> tuple[dict[str, tuple[str, ...]], dict[str, Agreement]]:
-        """Writes and verifies the outputs one by one: file names and agreement by output."""
-        files, verified = {}, {}
-        target, task = compilation.target, compilation.task
-        for name in self.backends:
-            backend = BACKENDS.get(name)
-            if name == ONNX.name:
-                written = tuple(Path(shutil.copy(path, partial)) for path in exact)
-            elif isinstance(backend, FromOnnx):
-                written = backend.convert(exact[0], partial, target)
-            else:
-                written = backend.emit(student, partial, inputs, target)
-            verified[name] = found = compare(
-                backend,
-                written,
-                target,
-                lambda *some: tuple(tensor for _, tensor in named_tensors(student(*some))),
-                inputs,
-                classes=task.labelled and task.user_metric is None,
-            )
-            if not found.is_good:
-                kept = _replace(partial, partial.with_name("rejected"))
-                why = disagreement(found, written[0].name, "real", exact[0], inputs, target)
-                raise BackendError(f"{why}. The file is kept in {kept} for inspection")
-            files[name] = tuple(path.relative_to(partial).as_posix() for path in written)
-        return files, verified
+        with StudentFiles(student, inputs, compilation.target, folder) as written:
+            for name in self.backends:
+                written.add(name, classes=task.labelled and task.user_metric is None)
+            written.publish()
+            # `lanac bench` wants it also where nothing can be timed here.
+            teacher = teacher_file(compilation, inputs)
+            timed = None
+            if untimed(compilation.target) is None:
+                timed = self._time(compilation, written, teacher)
+        return compilation.having(outputs=_outputs(compilation, student, folder, written, timed))
 
     def _time(
-        self,
-        compilation: Compilation,
-        student: fx.GraphModule,
-        files: Emitted,
-        scratch: Path,
+        self, compilation: Compilation, written: StudentFiles, teacher: Path
     ) -> tuple[Timing, Timing]:
         """Student and teacher in the target's runtime, interleaved: the files that it reads.
 
         Where those were not asked for, they are written for the timing alone.
         """
-        runtime = timing_runtime(compilation)
+        reads = timing_runtime(compilation).reads
         program = compilation.need("program")
-        timed = [
-            files.emitted.get(runtime.reads)
-            or _files_of(compilation, runtime.reads, student, files.student, scratch / "student"),
-            _files_of(
-                compilation, runtime.reads, program.teacher, (files.teacher,), scratch / "teacher"
-            ),
-        ]
-        student_time, teacher_time = time_networks(
-            compilation, timed, self.rounds, "timing the student"
-        )
+        with tempfile.TemporaryDirectory(prefix="lanac-") as scratch:
+            ours, theirs = Path(scratch) / "student", Path(scratch) / "teacher"
+            networks = [
+                written.paths(reads)
+                or _files_for(compilation, reads, written.student, written.exact, ours),
+                _files_for(compilation, reads, program.teacher, teacher, theirs),
+            ]
+            student_time, teacher_time = time_networks(
+                compilation, networks, self.rounds, "timing the student"
+            )
         return student_time, teacher_time
 
 
-@dataclass(frozen=True)
-class Emitted:
-    """Files that a student and its teacher can be timed from.
-
-    Attributes:
-        emitted: of the student, by output.
-        student: as ONNX.
-        teacher: the same.
-    """
-
-    emitted: Mapping[str, tuple[Path, ...]]
-    student: tuple[Path, ...]
-    teacher: Path
-
-
-def _files_of(
-    compilation: Compilation,
-    output: str,
-    network: fx.GraphModule,
-    model: tuple[Path, ...],
-    folder: Path,
+def _files_for(
+    compilation: Compilation, output: str, network: fx.GraphModule, model: Path, folder: Path
 ) -> tuple[Path, ...]:
     """Files of an output for a network of which there is the ONNX model already."""
     if output == ONNX.name:
-        return model
+        return (model,)
     backend, target = BACKENDS.get(output), compilation.target
+    folder.mkdir()
     if isinstance(backend, FromOnnx):
-        return backend.convert(model[0], _fresh(folder), target)
+        return backend.convert(model, folder, target)
     inputs = target_inputs(compilation.need("program"), target.batch)
-    return backend.emit(network.eval(), _fresh(folder), inputs, target)
-
-
-def student_folder(compilation: Compilation) -> Path:
-    """Where a student's files go: one folder per budget and target, such as `0.5x@cpu`."""
-    budget = str(compilation.budget).replace("=", "-")
-    return compilation.out / f"{budget}@{compilation.target.short}"
-
-
-def teacher_file(compilation: Compilation, inputs: tuple[Tensor, ...]) -> Path:
-    """The teacher as ONNX, beside its students; written once for all of them.
-
-    A file of another input size is written anew.
-    """
-    program, path = compilation.need("program"), compilation.out / TEACHER_NAME
-    if path.exists():
-        wanted = [(spec.shape[1:], str(spec.dtype)) for spec in program.input_specs]
-        found = read_signature(path).inputs
-        if wanted == [(value.shape[1:], f"torch.{value.dtype}") for value in found]:
-            return path
-    save_model(export_model(program.teacher, inputs), compilation.out, TEACHER_NAME)
-    return path
+    return backend.emit(network.eval(), folder, inputs, target)
 
 
 def real_inputs(compilation: Compilation, samples: int) -> tuple[Tensor, ...]:
@@ -227,31 +139,12 @@ def fold_student(student: fx.GraphModule, inputs: tuple[Tensor, ...]) -> fx.Grap
     return result
 
 
-def _fresh(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def _replace(partial: Path, folder: Path) -> Path:
-    """Puts the finished folder in the place of an older one."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    return folder
-
-
 def _outputs(
     compilation: Compilation,
     student: fx.GraphModule,
     folder: Path,
-    files: Mapping[str, tuple[str, ...]],
-    verified: Mapping[str, Agreement],
-    latency: Timing,
-    teacher_latency: Timing,
+    written: StudentFiles,
+    timed: tuple[Timing, Timing] | None,
 ) -> Outputs:
     program, task = compilation.need("program"), compilation.task
     device = compilation.device
@@ -264,20 +157,43 @@ def _outputs(
         }
         for module in (student, program.teacher)
     )
-    costs[LATENCY], teacher_costs[LATENCY] = latency.median_ms, teacher_latency.median_ms
+    predictions = None
+    known = compilation.need("costs")
+    if timed is not None:
+        costs[LATENCY], teacher_costs[LATENCY] = (timing.median_ms for timing in timed)
+    elif known.prediction is not None:
+        predictions = _predictions(compilation, student, known.prediction.teacher)
+        costs[LATENCY], teacher_costs[LATENCY] = (item.latency_ms for item in predictions)
+    elif LATENCY in known.teacher:
+        costs[LATENCY] = compilation.need("chosen").plan.costs[LATENCY]
+        teacher_costs[LATENCY] = known.teacher[LATENCY]
     with compilation.instruments.progress("measuring accuracy", 2) as advance:
         teacher, metrics = on_device(program.teacher, device), []
         for module in (on_device(student, device), teacher):
             metrics.append(measure(module, teacher, task, task.val, device))
             advance(1)
+    latency, teacher_latency = timed if timed is not None else (None, None)
     return Outputs(
         folder,
-        files,
-        verified,
+        written.files,
+        written.verified,
         metrics[0],
         metrics[1],
         latency,
         teacher_latency,
         costs,
         teacher_costs,
+        predictions,
     )
+
+
+def _predictions(
+    compilation: Compilation, student: fx.GraphModule, teacher: Prediction
+) -> tuple[Prediction, Prediction]:
+    """Student and teacher as whole networks; the teacher's has been brought to the anchors."""
+    specs = compilation.need("program").input_specs
+    found = predict(student, specs, compilation.target)
+    if compilation.anchors:
+        errors = way_of(compilation.target).errors
+        found = calibrate(compilation.anchors, errors).apply(found)
+    return found, teacher

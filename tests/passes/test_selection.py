@@ -26,8 +26,8 @@ from lanac.passes import (
 )
 from lanac.passes import evaluate_plans as evaluation
 from lanac.passes.assemble import DISTILLED, assemble_student, load_op
-from lanac.passes.score_candidates import evaluation_indices
 from lanac.passes.latency import Thoroughness
+from lanac.passes.score_candidates import evaluation_indices
 from lanac.solver import SelectionStatus, solve
 from lanac.targets import Effort, Timing
 from lanac.targets.budget import parse_budgets
