@@ -40,8 +40,8 @@ class RefinePlans:
     """
 
     rounds: int = 1
-    images: int = 512
-    changes: int = 128
+    images: int = 1024
+    changes: int = 64
     pairs: int = 0
     pair_ops: int = 2
     plans: int = 8
@@ -58,15 +58,19 @@ class RefinePlans:
         measured = {plan.ops for plan in compilation.need("plans")}
         measured |= {item.plan.ops for item in compilation.need("finalists")}
         history: list[RefineRound] = []
+        # Near plans differ by little: fewer images than their changes were measured on rank noise.
+        first_images = max(self.images, self.evaluation.first_images)
+        evaluation = replace(self.evaluation, first_images=first_images)
         for _ in range(self.rounds):
             nearby = Neighbourhood(self, compilation, base.plan)
             plans = nearby.plans(measured)
             if not plans:
                 break
             measured |= {plan.ops for plan in plans}
-            evaluated = self.evaluation.run(compilation.having(plans=(base.plan, *plans)))
+            evaluated = evaluation.run(compilation.having(plans=(base.plan, *plans)))
             best, *_ = finalists = evaluated.need("finalists")
-            history.append(RefineRound(nearby.networks, len(plans), base.loss, best.loss))
+            after = min(base.loss, best.loss)
+            history.append(RefineRound(nearby.networks, len(plans), base.loss, after))
             if not best.loss < base.loss:
                 break
             # The chosen plan itself is among the finalists, with its latency.
