@@ -13,6 +13,9 @@ from lanac.passes.evaluate_plans import EvaluatePlans, Ops, PlanEvaluation
 from lanac.passes.select_plans import selection_problem, to_plan
 from lanac.solver import around, changed, interaction, promising, solve, without
 
+_PROBED = 16
+"""So many slots are probed for pairs that interact: the square of it is paid for."""
+
 Choices = tuple[int, ...]
 Pair = tuple[int, int]
 
@@ -156,7 +159,8 @@ class Neighbourhood:
         ops: dict[int, list[Pair]] = {}
         for pair in nearby:
             ops.setdefault(pair[0], []).append(pair)
-        chosen = self._interacting({slot: pairs[0] for slot, pairs in ops.items()})
+        firsts = itertools.islice(ops.items(), _PROBED)  # in the order of promise
+        chosen = self._interacting({slot: pairs[0] for slot, pairs in firsts})
         most = options.pair_ops
         return [pair for i, k in chosen for pair in itertools.product(ops[i][:most], ops[k][:most])]
 
