@@ -21,6 +21,9 @@ from lanac.targets.predicted import (
 START = 0.95
 """Share of a latency budget that plans are selected for: measurements scatter by a few percent."""
 
+SAFE = 0.8
+"""Probability with which plans with predicted latencies have to meet a budget."""
+
 _ROUNDS = 3
 _ONE_SIDED = 0.8416
 """Below so many standard deviations above the mean lie four of five values."""
@@ -40,7 +43,7 @@ class GuardBudget:
         probability: of meeting the budget.
     """
 
-    probability: float = 0.8
+    probability: float = SAFE
     name = "guard_budget"
     needs = ("program", "pool", "costs", "scores")
     provides = ()

@@ -13,6 +13,9 @@ from lanac.passes.evaluate_plans import EvaluatePlans, Ops, PlanEvaluation
 from lanac.passes.select_plans import selection_problem, to_plan
 from lanac.solver import around, changed, interaction, promising, solve, without
 
+_PROBED = 16
+"""So many slots are probed for pairs that interact: the square of it is paid for."""
+
 Choices = tuple[int, ...]
 Pair = tuple[int, int]
 
@@ -40,8 +43,8 @@ class RefinePlans:
     """
 
     rounds: int = 1
-    images: int = 512
-    changes: int = 128
+    images: int = 1024
+    changes: int = 64
     pairs: int = 0
     pair_ops: int = 2
     plans: int = 8
@@ -58,15 +61,19 @@ class RefinePlans:
         measured = {plan.ops for plan in compilation.need("plans")}
         measured |= {item.plan.ops for item in compilation.need("finalists")}
         history: list[RefineRound] = []
+        # Near plans differ by little: fewer images than their changes were measured on rank noise.
+        first_images = max(self.images, self.evaluation.first_images)
+        evaluation = replace(self.evaluation, first_images=first_images)
         for _ in range(self.rounds):
             nearby = Neighbourhood(self, compilation, base.plan)
             plans = nearby.plans(measured)
             if not plans:
                 break
             measured |= {plan.ops for plan in plans}
-            evaluated = self.evaluation.run(compilation.having(plans=(base.plan, *plans)))
+            evaluated = evaluation.run(compilation.having(plans=(base.plan, *plans)))
             best, *_ = finalists = evaluated.need("finalists")
-            history.append(RefineRound(nearby.networks, len(plans), base.loss, best.loss))
+            after = min(base.loss, best.loss)
+            history.append(RefineRound(nearby.networks, len(plans), base.loss, after))
             if not best.loss < base.loss:
                 break
             # The chosen plan itself is among the finalists, with its latency.
@@ -152,7 +159,8 @@ class Neighbourhood:
         ops: dict[int, list[Pair]] = {}
         for pair in nearby:
             ops.setdefault(pair[0], []).append(pair)
-        chosen = self._interacting({slot: pairs[0] for slot, pairs in ops.items()})
+        firsts = itertools.islice(ops.items(), _PROBED)  # in the order of promise
+        chosen = self._interacting({slot: pairs[0] for slot, pairs in firsts})
         most = options.pair_ops
         return [pair for i, k in chosen for pair in itertools.product(ops[i][:most], ops[k][:most])]
 

@@ -14,12 +14,11 @@ from lanac.compilation import Compilation, Finalist
 from lanac.ir import Program
 from lanac.ops.folding import folded
 from lanac.passes.assemble import assemble_student
+from lanac.passes.guard_budget import SAFE, START, meeting_probabilities
+from lanac.passes.latency_costs import untimed
 from lanac.passes.time_networks import target_specs, time_networks
 from lanac.passes.time_parts import timing_runtime
 from lanac.targets import LATENCY, Timing
-
-START = 0.95
-"""Share of a latency budget that plans are selected for: measurements scatter by a few percent."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,14 @@ class TimeFinalists:
         if LATENCY not in compilation.budget.resources:
             done = tuple(replace(item, costs=item.plan.costs, fits=True) for item in finalists)
             return compilation.having(finalists=done, chosen=done[0])
+        if untimed(compilation.target) is not None:
+            return self._without_timing(compilation, finalists)
         limit = compilation.budget.absolute(compilation.need("costs").teacher)[LATENCY]
         teacher = compilation.need("costs").teacher[LATENCY]
-        untimed = [item for item in finalists if item.latency is None]
-        new = {item.plan.ops: item for item in self._time(compilation, untimed)} if untimed else {}
+        new_ones = [item for item in finalists if item.latency is None]
+        new = (
+            {item.plan.ops: item for item in self._time(compilation, new_ones)} if new_ones else {}
+        )
         timed = tuple(
             replace(item, fits=item.costs[LATENCY] <= limit * (1 - self.margin))
             for item in (new.get(item.plan.ops, item) for item in finalists)
@@ -73,6 +76,26 @@ class TimeFinalists:
         corrected = START * statistics.median(ratios)
         tightening = {**compilation.tightening, LATENCY: min(corrected, 0.98 * before)}
         return compilation.having(finalists=timed, tightening=tightening)
+
+    def _without_timing(
+        self, compilation: Compilation, finalists: Sequence[Finalist]
+    ) -> Compilation:
+        """The target's runtime is not here: what is known of latency is the cost table.
+
+        All plans were selected below the tightened budget. Of those with predicted latencies the ones
+        that most likely meet it go on.
+        """
+        found = [replace(item, costs=item.plan.costs, fits=True) for item in finalists]
+        if compilation.need("costs").prediction is not None:
+            plans = [item.plan for item in finalists]
+            chances = meeting_probabilities(compilation, plans)
+            least = min(SAFE, max(chances))
+            found = [
+                replace(item, probability=chance, fits=chance >= least)
+                for item, chance in zip(found, chances, strict=True)
+            ]
+        best = min((item for item in found if item.fits), key=lambda item: item.loss)
+        return compilation.having(finalists=tuple(found), chosen=best)
 
     def _time(
         self, compilation: Compilation, finalists: Sequence[Finalist]

@@ -47,7 +47,7 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
     chosen, outputs = compilation.need("chosen"), compilation.need("outputs")
     slots: tuple[Slot, ...] = compilation.need("program").slots
     costs, scores = compilation.need("costs"), compilation.need("scores")
-    student = compilation.need("student")
+    student, finalists = compilation.need("student"), compilation.need("finalists")
     return {
         "schema": SCHEMA,
         "lanac": __version__,
@@ -84,6 +84,8 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
         "constants": summed_constants(costs),
         "fixed": {name: str(op) for name, op in compilation.restrictions.fixed.items()},
         "max_changed": compilation.restrictions.max_changed,
+        "finalists": [_finalist(item, item.plan.ops == chosen.plan.ops) for item in finalists],
+        "refined": [dict(vars(item)) for item in compilation.refined],
         "predicted": {"score": chosen.plan.score, "costs": dict(chosen.plan.costs)},
         "proven_gap": chosen.plan.gap,
         "before_finetuning": {
@@ -121,6 +123,21 @@ def _checksums(outputs: Outputs) -> dict[str, str]:
     # Large weights lie beside the model.
     paths |= {f"../{path.name}": path for path in outputs.folder.parent.glob(f"{TEACHER_NAME}*")}
     return {name: checksum(path) for name, path in paths.items()}
+
+
+def _finalist(item: Finalist, chosen: bool) -> dict[str, Any]:
+    return {
+        "chosen": chosen,
+        "ops": [str(op) for op in item.plan.ops],
+        "predicted": {"score": item.plan.score, "costs": dict(item.plan.costs)},
+        "loss": item.loss,
+        "teacher_loss": item.teacher_loss,
+        "images": item.images,
+        "latency": dict(vars(item.latency)) if item.latency is not None else None,
+        "meets_budget": item.fits,
+        "budget_probability": item.probability,
+        "trial": dict(vars(item.trial)) if item.trial is not None else None,
+    }
 
 
 def result_rows(compilation: Compilation) -> list[tuple[str, str, str, str]]:
@@ -197,10 +214,18 @@ def summary(compilation: Compilation) -> str:
         "## From prediction to measurement",
         "",
         *_table(
-            ("finalist", "loss (teacher)", "predicted cost", "measured before finetuning"),
+            (
+                "finalist",
+                "loss (teacher)",
+                "change of the loss: predicted, measured",
+                "held-out loss: before, after a trial",
+                "predicted cost",
+                "measured before finetuning",
+            ),
             _finalist_rows(compilation, costs.teacher.get(LATENCY)),
         ),
         "",
+        *_how_chosen(compilation),
         *_own_and_dropped(compilation),
         *_error_of_sums(costs),
         f"Kept: epoch {student.best_epoch} of {len(student.epochs) - 1}, "
@@ -244,10 +269,8 @@ def _error_of_sums(costs: CostTable) -> list[str]:
     ]
 
 
-def _finalist_rows(
-    compilation: Compilation, teacher_ms: float | None
-) -> list[tuple[str, str, str, str]]:
-    rows = []
+def _finalist_rows(compilation: Compilation, teacher_ms: float | None) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
     finalists: tuple[Finalist, ...] = compilation.need("finalists")
     for place, item in enumerate(finalists, 1):
         mark = " (chosen)" if item.plan.ops == compilation.need("chosen").plan.ops else ""
@@ -259,10 +282,41 @@ def _finalist_rows(
         measured = "-"
         if item.latency is not None and teacher_ms:
             measured = f"{item.latency} = {item.costs[LATENCY] / teacher_ms:.3f}x"
+        trial = item.trial
         rows.append(
-            (f"{place}{mark}", f"{item.loss:.4f} ({item.teacher_loss:.4f})", predicted, measured)
+            (
+                f"{place}{mark}",
+                f"{item.loss:.4f} ({item.teacher_loss:.4f})",
+                f"{item.plan.score:+.4f}, {item.loss - item.teacher_loss:+.4f}",
+                f"{trial.before:.4f}, {trial.after:.4f}" if trial is not None else "-",
+                predicted,
+                measured,
+            )
         )
     return rows
+
+
+def _how_chosen(compilation: Compilation) -> list[str]:
+    """How the finalists came about, and by what one of them was chosen."""
+    lines = []
+    for place, item in enumerate(compilation.refined, 1):
+        found = (
+            f"the loss went from {item.before:.4f} to {item.after:.4f}"
+            if item.after < item.before
+            else "none has a lower loss"
+        )
+        lines.append(
+            f"Refinement, round {place}: {item.networks} changes of the best plan were measured, and "
+            f"{item.plans} plans that follow from them; {found}."
+        )
+    trial = compilation.need("chosen").trial
+    if trial is not None:
+        lines.append(
+            f"A trial is a finetuning of {trial.steps} steps; of the finalists that meet the budget "
+            f"the one with the lowest loss afterwards, on {trial.samples:,} held-out training "
+            "samples, was chosen."
+        )
+    return [part for line in lines for part in (line, "")]
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
