@@ -97,7 +97,7 @@ class Way:
 
 
 WAYS = (
-    Way("gpu-eager", "eager", is_eager, None, 0.7, "PyTorch 2.4 and 2.9 on RTX 3090 and 4090"),
+    Way("gpu-eager", "eager", is_eager, None, 0.5, "PyTorch 2.4 and 2.9 on RTX 3090 and 4090"),
     Way("gpu-inductor", "inductor", is_inductor, "gpu-eager", 0.5, "PyTorch 2.4 and 2.9 on RTX 4090"),
     Way(
         "gpu-tensorrt", "tensorrt", is_tensorrt, "gpu-eager", 0.5,

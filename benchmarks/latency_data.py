@@ -102,15 +102,15 @@ class KernelStore:
 
         Args:
             networks: name and image size.
-            seconds: stops after so many.
+            seconds: of computing, after which it stops.
 
         Returns:
             How many are still missing.
         """
         missing = [key for key in dict.fromkeys(networks) if key not in self._lists]
-        end = time.monotonic() + seconds
+        end = time.process_time() + seconds
         for done, (name, img) in enumerate(missing):
-            if time.monotonic() > end:
+            if time.process_time() > end:
                 return len(missing) - done
             value: Any
             try:

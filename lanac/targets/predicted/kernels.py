@@ -232,28 +232,44 @@ class _Recorder(TorchDispatchMode):
         """A contiguous copy, as GPU kernels make it where they cannot read a tensor as it lies."""
         copy = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         self._kept.append(copy)
-        reads, writes = (self._operand(tensor),), (self._operand(copy),)
-        self.kernels.append(Kernel("clone", "copy", reads, writes, Work()))
+        self._add("clone", "copy", [tensor], copy, Work())
         return copy
 
     def note_attention(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Scaled dot product attention as one kernel."""
+        """Scaled dot product attention: one kernel, or three where the inputs have five dimensions.
+
+        The fused kernels take (batch, heads, tokens, features) alone.
+        """
         query, key, value = (self.on_meta(tensor) for tensor in (query, key, value))
         output = torch.empty((*query.shape[:-1], value.shape[-1]), dtype=query.dtype, device="meta")
         self._kept.append(output)
-        tensors = [query, key, value] + ([] if mask is None else [self.on_meta(mask)])
-        reads = tuple(self._operand(tensor) for tensor in _distinct(tensors))
-        batches = query.numel() // max(query.shape[-1] * query.shape[-2], 1)
+        masks = [] if mask is None else [self.on_meta(mask)]
+        groups = query.numel() // max(query.shape[-1] * query.shape[-2], 1)
         rows, columns = query.shape[-2], key.shape[-2]
-        work = Work(
-            macs=batches * rows * columns * (query.shape[-1] + value.shape[-1]),
-            m=rows, n=columns, k=query.shape[-1], groups=batches,
-        )  # fmt: skip
-        writes = (self._operand(output),)
-        self.kernels.append(Kernel("attention", "attention", reads, writes, work))
+        depth, width = query.shape[-1], value.shape[-1]
+        first = Work(groups * rows * columns * depth, rows, columns, depth, groups)
+        second = Work(groups * rows * columns * width, rows, width, columns, groups)
+        if query.ndim == 4:
+            work = Work(first.macs + second.macs, rows, columns, depth, groups)
+            self._add("attention", "attention", [query, key, value, *masks], output, work)
+            return output
+        scores, weights = (
+            torch.empty((*query.shape[:-1], columns), dtype=query.dtype, device="meta")
+            for _ in range(2)
+        )
+        self._kept += [scores, weights]
+        self._add("bmm", "bmm", [query, key], scores, first)
+        self._add("softmax", "softmax", [scores, *masks], weights, Work(k=columns))
+        self._add("bmm", "bmm", [weights, value], output, second)
         return output
+
+    def _add(
+        self, name: str, kind: str, read: Sequence[Tensor], written: Tensor, work: Work
+    ) -> None:
+        reads = tuple(self._operand(tensor) for tensor in _distinct(read))
+        self.kernels.append(Kernel(name, kind, reads, (self._operand(written),), work))
 
     def _operand(self, tensor: Tensor) -> Operand:
         value = self.value(tensor)

@@ -29,6 +29,7 @@ _PLACE = {kind: place for place, kind in enumerate(CLASSES)}
 _IS_DENSE = np.array([kind in DENSE for kind in CLASSES])
 _IS_MULTIPLYING = np.array([kind in MULTIPLYING for kind in CLASSES])
 _IS_CONVOLUTION = np.array([kind in CONVOLUTIONS and kind != "depthwise" for kind in CLASSES])
+_HAS_ROWS = np.array([kind in ("norm", "softmax") for kind in CLASSES])
 _TILE = 128.0
 """Rows and columns of the part of a product that one core takes."""
 
@@ -147,8 +148,8 @@ def latencies_ms(features: Features, figures: Figures, constants: Constants) -> 
     resting = 1.0 / (1.0 + (nbytes / (figures.cache_mb * 1e6 * constants["cache_share"])) ** 2)
     gain = 1.0 + (constants["cache_gain"] - 1.0) * resting
     slow = 1.0 + (constants["strided"] - 1.0) * features.strided
-    row = np.where(features.k > 0, features.k, 1e9)
-    short = np.where(_IS_MULTIPLYING[kind], 1.0, row / (row + constants["half_row"]))
+    row = np.where(_HAS_ROWS[kind] & (features.k > 0), features.k, np.inf)
+    short = 1.0 / (1.0 + constants["half_row"] / row)
     memory = nbytes * slow / (speed * gain * short)
     peak = np.where(_IS_DENSE[kind], figures.dense_peak, figures.plain_peak) * 1e9  # flop per ms
     efficiency = per_class(constants, "e")[kind] * _saturation(features, figures, constants)
@@ -168,7 +169,10 @@ def _saturation(features: Features, figures: Figures, constants: Constants) -> A
     )  # fmt: skip
     width = np.minimum(features.n, features.k / np.maximum(features.window, 1.0))
     grouped = width / (width + constants["half_width"])
-    head = features.k / (features.k + constants["half_head"])
+    head = (
+        features.k / (features.k + constants["half_head"])
+        * features.n / (features.n + constants["half_tokens"])
+    )  # fmt: skip
     share = np.where(kind == _PLACE["grouped"], grouped, dense)
     share = np.where(kind == _PLACE["attention"], head, share)
     window = features.window / (features.window + constants["half_window"])

@@ -43,6 +43,10 @@ clock above what their nominal peak is computed with, and reach it."""
 _BF16_GAIN = 1.5
 """What bf16 brings on a CPU over fp32 (OpenVINO: 1.46 and 1.9 on two networks)."""
 
+_SHARED_LANES = ((8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (12, 0))
+"""Architectures whose nominal fp32 peak counts lanes that do either fp32 or integers. Kernels off the
+tensor cores compute as many addresses as values, and get about half of it."""
+
 _THREAD_BANDWIDTH = 0.25
 """Share of a CPU's bandwidth that one thread can use."""
 
@@ -159,7 +163,8 @@ def figures_of(device: Device, precision: str, threads: int = 1) -> Figures:
     half = sustained(device, "fp16_tflops")
     tf32 = half / 2 if device.capability is not None and device.capability >= (8, 0) else 0.0
     dense = max(plain, tf32) if precision == "fp32" else half * (2 if precision == "int8" else 1)
-    return Figures(value["bandwidth_gbps"], dense, plain, value["l2_mb"], value["units"])
+    lanes = plain / 2 if device.capability in _SHARED_LANES else plain
+    return Figures(value["bandwidth_gbps"], dense, lanes, value["l2_mb"], value["units"])
 
 
 def sustained(device: Device, figure: str) -> float:
