@@ -18,7 +18,7 @@ PACKAGE = ROOT / "lanac"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 OPEN_TO_ALL = {"errors", "registry", "version"}
-BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "training", "backends"}
+BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "search", "training", "backends"}
 ALLOWED: dict[str, set[str]] = {
     "__init__": {
         "beginning",
@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "ops": {"ir"},
     "targets": {"ir"},
     "solver": {"ir"},
+    "search": {"solver"},
     "training": {"ir", "workspace"},
     "backends": {"ir"},
     "compilation": BELOW_PASSES | {"instruments", "workspace"},

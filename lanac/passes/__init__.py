@@ -12,6 +12,7 @@ from lanac.passes.finetune_student import FinetuneStudent
 from lanac.passes.measure_costs import MeasureCosts
 from lanac.passes.prune_pool import PrunePool
 from lanac.passes.score_candidates import ScoreCandidates
+from lanac.passes.search_plans import SearchPlans
 from lanac.passes.select_plans import SelectPlans
 from lanac.passes.time_finalists import TimeFinalists
 from lanac.passes.trace_program import TraceProgram
@@ -29,6 +30,7 @@ __all__ = [
     "Pass",
     "PrunePool",
     "ScoreCandidates",
+    "SearchPlans",
     "SelectPlans",
     "TimeFinalists",
     "TraceProgram",
