@@ -17,8 +17,8 @@ from lanac.search.space import Choices, Space
 _POPULATION, _LEAST = 32, 4
 _TRIES = 20
 """Mutations tried for a child that differs from its parent."""
-_CYCLES = 20
-"""Cycles per evaluation at most: in a small space most children have been judged before."""
+_IDLE = 100
+"""Children in a row that have been judged before, after which the space counts as exhausted."""
 
 
 def search(space: Space, judge: Judge, options: SearchOptions, seed: int) -> list[Choices]:
@@ -29,12 +29,12 @@ def search(space: Space, judge: Judge, options: SearchOptions, seed: int) -> lis
     alive = deque(draw_plans(space, min(size, options.evaluations), seed))
     ledger.losses(list(alive))
     rivals = max(2, len(alive) // 4)
-    for _ in range(_CYCLES * options.evaluations):
-        if ledger.left == 0:
-            break
+    idle = 0
+    while ledger.left > 0 and idle < _IDLE:
         chosen = [alive[place] for place in rng.integers(len(alive), size=rivals)]
         losses = ledger.losses(chosen)
         child = mutate(space, chosen[losses.index(min(losses))], rng)
+        idle = idle + 1 if ledger.knows(child) else 0
         ledger.losses([child])
         alive.append(child)
         alive.popleft()
