@@ -13,6 +13,7 @@ from lanac.version import __version__
 
 if TYPE_CHECKING:
     from lanac.beginning import begin
+    from lanac.comparison import compare
     from lanac.compilation import Compilation
     from lanac.compiler import Result, choose_plan, compile, preparation
     from lanac.explaining import Explanation, explain
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from lanac.ir import OpSpec
     from lanac.ops.base import Family, SlotView
     from lanac.passes import run_passes
-    from lanac.settings import Settings
+    from lanac.settings import ComparisonSettings, Settings
 
 _HOMES = {
+    "ComparisonSettings": "lanac.settings",
     "Compilation": "lanac.compilation",
     "Explanation": "lanac.explaining",
     "Family": "lanac.ops.base",
@@ -37,6 +39,7 @@ _HOMES = {
     "SlotView": "lanac.ops.base",
     "begin": "lanac.beginning",
     "choose_plan": "lanac.compiler",
+    "compare": "lanac.comparison",
     "compile": "lanac.compiler",
     "explain": "lanac.explaining",
     "inspect": "lanac.inspection",
@@ -46,6 +49,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ComparisonSettings",
     "Compilation",
     "Explanation",
     "Family",
@@ -60,6 +64,7 @@ __all__ = [
     "__version__",
     "begin",
     "choose_plan",
+    "compare",
     "compile",
     "explain",
     "inspect",

@@ -30,11 +30,11 @@ from lanac.passes import (
     Pass,
     PrunePool,
     ScoreCandidates,
-    SelectPlans,
     TimeFinalists,
     run_passes,
 )
 from lanac.passes.check_budgets import CheckBudgets
+from lanac.passes.search_plans import check_search, plan_search
 from lanac.passes.time_finalists import START
 from lanac.report.summary import write_report
 from lanac.settings import Settings
@@ -98,6 +98,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
     """
     settings = settings or Settings()
     # Whatever can be refused is refused before any work is done.
+    check_search(settings.search)
     budgets, outputs = parse_budgets(budget), parse_outputs(emit)
     families = own_families(ops)
     members = parse_pool(pool, families)
@@ -160,7 +161,7 @@ def choose_plan(compilation: Compilation, settings: Settings) -> Compilation:
         InfeasibleBudgetError: no plan meets it, predicted or measured.
     """
     passes: list[Pass] = [
-        SelectPlans(settings.plans),
+        plan_search(settings.search, settings.plans, settings.search_evaluations),
         EvaluatePlans(settings.evaluate_images, finalists=settings.finalists),
         TimeFinalists(),
     ]

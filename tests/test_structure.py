@@ -22,6 +22,7 @@ BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "search", "trainin
 ALLOWED: dict[str, set[str]] = {
     "__init__": {
         "beginning",
+        "comparison",
         "compilation",
         "compiler",
         "explaining",
@@ -61,10 +62,21 @@ ALLOWED: dict[str, set[str]] = {
     | {"targets", "training"},
     "explaining": {"ir", "solver"},
     "fronts": BELOW_PASSES | {"beginning", "compilation", "compiler", "passes", "settings"},
+    "comparison": BELOW_PASSES
+    | {"beginning", "compilation", "compiler", "passes", "settings", "workspace"},
     "inspection": BELOW_PASSES | {"beginning", "compilation", "instruments", "workspace", "passes"},
     "report": {"compilation", "compiler", "explaining", "inspection", "instruments", "fronts", "ir"}
-    | {"passes", "targets", "workspace"},
-    "cli": {"compilation", "compiler", "explaining", "inspection", "instruments", "ir", "frontend"}
+    | {"comparison", "passes", "targets", "workspace"},
+    "cli": {
+        "comparison",
+        "compilation",
+        "compiler",
+        "explaining",
+        "inspection",
+        "instruments",
+        "ir",
+        "frontend",
+    }
     | {"fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
 }
 """What a part of lanac may import beside itself and what is open to all."""

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from lanac.cli.compare import compare_model
 from lanac.cli.compile_model import compile_model
 from lanac.cli.explain import explain_student
 from lanac.cli.inspect_model import inspect_model
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect_model,
     "pareto": pareto_model,
     "explain": explain_student,
+    "compare": compare_model,
 }
 """Every command has a file of its own; this is the one list of them."""
 

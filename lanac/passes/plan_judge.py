@@ -42,6 +42,7 @@ class PlanJudge:
         advance: gets one step per plan or mixture.
 
     Attributes:
+        images: how many training images there are to judge on.
         asked: plans and mixtures judged.
         seconds: what they took, when they were computed.
         spent: what of it was spent by this object.
@@ -51,40 +52,47 @@ class PlanJudge:
         self, compilation: Compilation, images: int, batch: int, advance: Advance = lambda _: None
     ) -> None:
         self._compilation, self._batch, self._advance = compilation, batch, advance
-        self._images = min(images, len(compilation.task.train))
+        self.images = min(images, len(compilation.task.train))
         self._evaluation: PlanEvaluation | None = None
         self._mixture: _Mixture | None = None
         self.asked, self.seconds, self.spent = 0, 0.0, 0.0
 
     def losses(self, plans: Sequence[Choices]) -> list[float]:
-        """The loss of the network of each plan; what is not known is computed in one go."""
-        networks = {plan: self._ops(plan) for plan in plans}
+        """The loss of the network of each plan, given as choices from the pool."""
+        slots, pool = self._compilation.need("program").slots, self._compilation.need("pool")
+        return self.losses_of(
+            [
+                tuple(pool[slot.name][op] for slot, op in zip(slots, plan, strict=True))
+                for plan in plans
+            ]
+        )
+
+    def losses_of(self, networks: Sequence[Ops]) -> list[float]:
+        """The loss of each network, given as ops; what is not known is computed in one go."""
         keys = {
-            plan: key_of(network_key(self._compilation, ops), self._images, self._batch)
-            for plan, ops in networks.items()
+            ops: key_of(network_key(self._compilation, ops), self.images, self._batch)
+            for ops in networks
         }
         workspace = self._compilation.workspace
-        stored = {plan: workspace.get(_JUDGED, key) for plan, key in keys.items()}
-        new = [plan for plan, result in stored.items() if result is None]
+        stored = {ops: workspace.get(_JUDGED, key) for ops, key in keys.items()}
+        new = [ops for ops, result in stored.items() if result is None]
         if new:
             self._evaluation = self._evaluation or PlanEvaluation(
-                self._compilation, self._batch, self._images
+                self._compilation, self._batch, self.images
             )
             with self._timed() as seconds:
-                losses = self._evaluation.losses(
-                    [networks[plan] for plan in new], self._images, lambda _: None
-                )
-            for plan in new:
-                value = {"loss": losses[networks[plan]], "seconds": seconds() / len(new)}
-                stored[plan] = Result(value)
-                workspace.put(_JUDGED, keys[plan], Result(value))
-        answers = {plan: result.value for plan, result in stored.items() if result is not None}
+                losses = self._evaluation.losses(new, self.images, lambda _: None)
+            for ops in new:
+                value = {"loss": losses[ops], "seconds": seconds() / len(new)}
+                stored[ops] = Result(value)
+                workspace.put(_JUDGED, keys[ops], Result(value))
+        answers = {ops: result.value for ops, result in stored.items() if result is not None}
         self._note(len(answers), sum(answer["seconds"] for answer in answers.values()))
-        return [float(answers[plan]["loss"]) for plan in plans]
+        return [float(answers[ops]["loss"]) for ops in networks]
 
     def mixture(self, shares: Sequence[Tensor], step: int) -> tuple[float, list[Tensor]]:
         """The loss with every slot's ops added up by shares, and its derivative by them."""
-        key = key_of(self._mixture_key, step, self._batch, list(shares))
+        key = key_of(self.pool_key, step, self._batch, list(shares))
         stored = self._compilation.workspace.get(_MIXED, key)
         if stored is None:
             self._mixture = self._mixture or _Mixture(self._compilation)
@@ -99,13 +107,9 @@ class PlanJudge:
             stored.tensors[str(place)] for place in range(len(shares))
         ]
 
-    def _ops(self, plan: Choices) -> Ops:
-        slots, pool = self._compilation.need("program").slots, self._compilation.need("pool")
-        return tuple(pool[slot.name][op] for slot, op in zip(slots, plan, strict=True))
-
     @property
-    def _mixture_key(self) -> str:
-        """Everything that a mixture's loss depends on, beside shares and samples."""
+    def pool_key(self) -> str:
+        """A hash of all that the ops of the pool compute: for what depends on no single plan."""
         compilation = self._compilation
         pool, weights = compilation.need("pool"), compilation.need("weights")
         sources = []

@@ -43,7 +43,7 @@ class TimeFinalists:
         if LATENCY not in compilation.budget.resources:
             done = tuple(replace(item, costs=item.plan.costs) for item in finalists)
             return compilation.having(finalists=done, chosen=done[0])
-        timed = self._time(compilation, finalists)
+        timed = self.time(compilation, finalists)
         limit = compilation.budget.absolute(compilation.need("costs").teacher)[LATENCY]
         teacher = compilation.need("costs").teacher[LATENCY]
         fitting = [item for item in timed if item.costs[LATENCY] <= limit * (1 - self.margin)]
@@ -65,9 +65,8 @@ class TimeFinalists:
         tightening = {**compilation.tightening, LATENCY: min(corrected, 0.98 * before)}
         return compilation.having(finalists=timed, tightening=tightening)
 
-    def _time(
-        self, compilation: Compilation, finalists: Sequence[Finalist]
-    ) -> tuple[Finalist, ...]:
+    def time(self, compilation: Compilation, finalists: Sequence[Finalist]) -> tuple[Finalist, ...]:
+        """The finalists with their latencies, all measured in one interleaved run."""
         program, target = compilation.need("program"), compilation.target
         inputs = target_inputs(program, target.batch)
         networks = [program.teacher]
