@@ -77,7 +77,7 @@ ALLOWED: dict[str, set[str]] = {
         "ir",
         "frontend",
     }
-    | {"fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
+    | {"comparison", "fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
 }
 """What a part of lanac may import beside itself and what is open to all."""
 

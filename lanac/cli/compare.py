@@ -131,11 +131,10 @@ def compare_model(
     console = Console(stderr=json, soft_wrap=not sys.stdout.isatty())
     brought = own_ops(ops)
     source = load_source(model, data)
-    chosen = {} if methods is None else {"methods": separated(methods)}
     compared = compare(
         source.model,
         table=show,
-        **chosen,
+        methods=None if methods is None else separated(methods),
         budget=budget,
         pool=pool,
         settings=Settings(

@@ -33,7 +33,7 @@ def compare(
     model: nn.Module,
     *,
     table: str = "methods",
-    methods: Sequence[str] = SEARCHES,
+    methods: Sequence[str] | None = None,
     budget: str = "0.5x",
     pool: str = "default",
     settings: Settings | None = None,
@@ -48,7 +48,7 @@ def compare(
         model: the trained teacher.
         table: `methods`: ways of finding plans (Table 5); `ranking`: predicted against measured
             losses (Figure 4); `pools`: pools of several sizes (Table 6).
-        methods: searches to compare, for `methods`.
+        methods: searches to compare, for `methods`; default: all.
         budget: one budget; a ranking varies its first limit.
         pool: pool names, families and ops, separated by commas.
         settings: how much work goes into preparation, searches, evaluation and finetuning.
@@ -65,7 +65,7 @@ def compare(
     """
     settings, comparison = settings or Settings(), comparison or ComparisonSettings()
     check_table(table)
-    chosen = tuple(dict.fromkeys(methods))
+    chosen = tuple(dict.fromkeys(SEARCHES if methods is None else methods))
     for name in chosen:
         check_search(name, "--methods")
     if not chosen:
