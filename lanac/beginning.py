@@ -31,11 +31,10 @@ from lanac.workspace import Workspace, disk_errors, write_atomically
 
 
 class Given(TypedDict, total=False):
-    """What a user gives besides model, budget, pool and folder; `begin` says what each is."""
+    """What a user gives besides model, budget, target, pool and folder; `begin` says what each is."""
 
     train_data: Required[Any]
     val_data: Any
-    target: str
     workspace: str | Path | None
     loss: Callable[..., Any] | None
     metric: Callable[..., Any] | None

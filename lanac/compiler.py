@@ -38,7 +38,7 @@ from lanac.passes.search_plans import check_search, plan_search
 from lanac.passes.time_finalists import START
 from lanac.report.summary import write_report
 from lanac.settings import Settings
-from lanac.targets import LATENCY, Budget, parse_budgets
+from lanac.targets import LATENCY, Budget, Target, parse_budgets, parse_target
 from lanac.training.finetune import FinetuneOptions
 
 _TIGHTENINGS = 6
@@ -68,6 +68,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
     model: nn.Module,
     *,
     budget: str = "0.5x",
+    target: str = "cpu",
     out: str | Path = "lanac-out",
     pool: str = "default",
     ops: Sequence[Family | type[Family]] = (),
@@ -81,6 +82,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
         model: the trained teacher.
         budget: `0.5x`, `12ms`, `params=5M`, `flops=0.6x`; joined by `+` where all must hold;
             separated by commas for one student each.
+        target: `DEVICE[:RUNTIME][:PRECISION][:bN][:tN]`.
         out: folder for the students; belongs to one teacher.
         pool: pool names, families and ops, separated by commas.
         ops: your own op families, objects or classes, for this run alone; those that `pool` does not
@@ -88,7 +90,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
         emit: names of the outputs.
         settings: how much work goes into it.
         given: the further arguments of `begin`: `train_data`, which has to be there, `val_data`,
-            `target`, `loss`, `metric` and so on.
+            `loss`, `metric` and so on.
 
     Returns:
         The students, one per budget, emitted, verified and measured.
@@ -99,10 +101,21 @@ def compile(  # the name that users expect; nothing here needs the builtin
     settings = settings or Settings()
     # Whatever can be refused is refused before any work is done.
     check_search(settings.search)
-    budgets, outputs = parse_budgets(budget), parse_outputs(emit)
+    budgets, outputs = (
+        parse_budgets(budget),
+        parse_outputs(emit, parse_target(target)),
+    )
     families = own_families(ops)
     members = parse_pool(pool, families)
-    begun = begin(model, budget=budget, out=out, ops=families, held_out=settings.held_out, **given)
+    begun = begin(
+        model,
+        budget=budget,
+        target=target,
+        out=out,
+        ops=families,
+        held_out=settings.held_out,
+        **given,
+    )
     with begun.workspace.lock("run", f"is working in {out}"):
         prepared = run_passes(begun, preparation(members, budgets, settings, outputs))
         return _students(prepared, budgets, outputs, settings)
@@ -177,14 +190,14 @@ def choose_plan(compilation: Compilation, settings: Settings) -> Compilation:
     )
 
 
-def parse_outputs(emit: str | Sequence[str]) -> tuple[str, ...]:
-    """Reads `--emit`; raises BackendError for an unknown or unavailable output."""
+def parse_outputs(emit: str | Sequence[str], target: Target) -> tuple[str, ...]:
+    """Reads `--emit`; raises BackendError for an unknown output, or one that cannot be written."""
     names = emit.split(",") if isinstance(emit, str) else list(emit)
     names = [name.strip() for name in names if name.strip()]
     if not names:
         raise BackendError(f"no output is asked for; known: {', '.join(BACKENDS.names())}")
     for name in names:
-        reason = BACKENDS.get(name).unavailable()
+        reason = BACKENDS.get(name).unavailable(target)
         if reason is not None:
             raise BackendError(f"output {name!r} cannot be written here: {reason}")
     return tuple(dict.fromkeys(names))

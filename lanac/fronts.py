@@ -66,6 +66,7 @@ def pareto(
     *,
     resource: str = "latency",
     points: int = 20,
+    target: str = "cpu",
     pool: str = "default",
     settings: Settings | None = None,
     ops: Sequence[Family | type[Family]] = (),
@@ -81,6 +82,7 @@ def pareto(
         model: the trained teacher.
         resource: what the budgets limit: latency, params or flops.
         points: how many budgets, from the smallest that can be reached to the teacher's own cost.
+        target: as for `compile`.
         pool: pool names, families and ops, separated by commas.
         ops: your own op families, as for `compile`.
         settings: how much work goes into the preparation.
@@ -101,7 +103,13 @@ def pareto(
     # A budget that everything meets: it says what has to be measured.
     everything = f"{resource}={_ALL}"
     begun = begin(
-        model, budget=everything, out=out, ops=families, held_out=settings.held_out, **given
+        model,
+        budget=everything,
+        target=target,
+        out=out,
+        ops=families,
+        held_out=settings.held_out,
+        **given,
     )
     with begun.workspace.lock("run", f"is working in {out}"):
         prepared = run_passes(begun, preparation(members, [], settings))

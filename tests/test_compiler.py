@@ -365,5 +365,5 @@ def test_a_frozen_network(tmp_path: Path) -> None:
 
 
 def test_what_compile_passes_on_is_what_begin_takes() -> None:
-    own = {"model", "budget", "out", "ops", "held_out"}
+    own = {"model", "budget", "target", "out", "ops", "held_out"}
     assert set(Given.__annotations__) == set(inspect.signature(lanac.begin).parameters) - own

@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "solver": {"ir"},
     "search": {"solver"},
     "training": {"ir", "workspace"},
-    "backends": {"ir"},
+    "backends": {"ir", "targets"},
     "compilation": BELOW_PASSES | {"instruments", "workspace"},
     "passes": BELOW_PASSES | {"compilation", "instruments", "workspace"},
     "beginning": BELOW_PASSES | {"compilation", "instruments", "workspace", "passes", "settings"},

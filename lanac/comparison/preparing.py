@@ -35,6 +35,7 @@ def compare(
     table: str = "methods",
     methods: Sequence[str] | None = None,
     budget: str = "0.5x",
+    target: str = "cpu",
     pool: str = "default",
     settings: Settings | None = None,
     comparison: ComparisonSettings | None = None,
@@ -50,6 +51,7 @@ def compare(
             losses (Figure 4); `pools`: pools of several sizes (Table 6).
         methods: searches to compare, for `methods`; default: all.
         budget: one budget; a ranking varies its first limit.
+        target: as for `compile`.
         pool: pool names, families and ops, separated by commas.
         settings: how much work goes into preparation, searches, evaluation and finetuning.
         comparison: how much work goes into the rest.
@@ -76,7 +78,15 @@ def compare(
         raise BudgetError(f"budget {budget!r}: a comparison takes one budget, got {len(budgets)}")
     families = own_families(ops)
     members = parse_pool(pool, families)
-    begun = begin(model, budget=budget, out=out, ops=families, held_out=settings.held_out, **given)
+    begun = begin(
+        model,
+        budget=budget,
+        target=target,
+        out=out,
+        ops=families,
+        held_out=settings.held_out,
+        **given,
+    )
     with begun.workspace.lock("run", f"is working in {out}"):
         prepared = run_passes(begun, preparation(members, budgets, settings))
         if LATENCY in prepared.budget.resources:
