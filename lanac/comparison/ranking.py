@@ -63,7 +63,7 @@ class Ranking:
     Attributes:
         prepared: what plans were drawn and selected from.
         resource: what the budgets limit.
-        images: training samples that losses were measured on.
+        images: training samples that losses were measured on, other ones than the scores.
         teacher_loss: the teacher's on these.
         budgets: the smallest first.
         tau_drawn: Kendall's tau between predicted and measured loss over all drawn plans.
@@ -112,7 +112,9 @@ def compare_ranking(
         found.append((ratio, drawn, selected))
     total = sum(len(drawn) + len(selected) for _, drawn, selected in found)
     with prepared.instruments.progress("judging plans", total) as advance:
-        judge = PlanJudge(prepared, comparison.search_images, settings.batch_size, advance)
+        # Another seed draws other images than the scores were measured on.
+        other = replace(prepared, seed=prepared.seed + 1)
+        judge = PlanJudge(other, comparison.search_images, settings.batch_size, advance)
         budgets = tuple(
             _budget_ranking(ratio, _judged(judge, drawn), _judged(judge, selected))
             for ratio, drawn, selected in found

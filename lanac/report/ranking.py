@@ -95,7 +95,7 @@ def _boxes(ranking: Ranking, measured: Sequence[float], y: Scale) -> list[str]:
     if ranking.teacher_loss > 0:
         height = y(ranking.teacher_loss)
         parts.append(rule(left, height, left + _PANEL, height, SOFT))
-        parts.append(text_at(left + _PANEL, height - 5, "teacher", 11, SOFT, anchor="end"))
+        parts.append(text_at(left + 4, height + 13, "teacher", 11, SOFT))
     step = _PANEL / len(ranking.budgets)
     for number, (budget, colour) in enumerate(zip(ranking.budgets, _DRAWN, strict=False)):
         middle = left + (number + 0.5) * step
@@ -104,9 +104,10 @@ def _boxes(ranking: Ranking, measured: Sequence[float], y: Scale) -> list[str]:
                 middle, _HEIGHT - _BOTTOM + 18, f"{budget.ratio:.2f}x", 12, SOFT, anchor="middle"
             )
         )
-        parts += _box(budget, middle - 12, y, colour)
-        for count, loss in budget.best.items():
-            parts.append(_mark(middle + 16, y(loss), count, f"best of K={count}: {loss:.4f}"))
+        parts += _box(budget, middle - 16, y, colour)
+        for place, (count, loss) in enumerate(budget.best.items()):
+            mark = _mark(middle + 8 + 13 * place, y(loss), count, f"best of K={count}: {loss:.4f}")
+            parts.append(mark)
     x = left + _PANEL - 120
     for number, count in enumerate(sorted({c for budget in ranking.budgets for c in budget.best})):
         height = _TOP + 16 + 16 * number
