@@ -50,7 +50,14 @@ def test_rows(prepared, settings, little):
 
 
 def test_a_pool_that_cannot_meet_the_budget_is_counted(prepared, settings, little):
-    tight = replace(prepared, tightening={"flops": 0.3})
+    costs = prepared.costs
+
+    def least(pool):
+        rows = ([costs.costs["flops"][name][op] for op in ops] for name, ops in pool.items())
+        return costs.constants["flops"] + sum(map(min, rows))
+
+    between = (least(draw_pool(prepared, 2, 0)) + least(prepared.pool)) / 2
+    tight = replace(prepared, tightening={"flops": between / (0.5 * costs.teacher["flops"])})
     table = compare_pools(tight, settings, replace(little, pool_sizes=(2,)))
     assert table.rows[0].infeasible == 1
     assert table.rows[0].finalists == table.rows[0].metrics == ()
