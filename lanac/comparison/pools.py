@@ -66,7 +66,8 @@ def compare_pools(
     """Selects from pools of several sizes and finetunes what is chosen, all alike.
 
     As in the paper, every pool has the teacher's op and, where a slot has it, identity; the rest is
-    drawn at random from the ops that pruning has left. A pool of two has nothing to draw.
+    drawn at random from the ops that pruning has left. A pool of two is these two: a slot that
+    cannot be skipped keeps the teacher's op.
     """
     finetuning = EqualFinetuning.of(settings, comparison)
     whole: Pool = prepared.need("pool")
@@ -90,7 +91,7 @@ def draw_pool(prepared: Compilation, size: int, seed: int) -> Pool:
     for name, ops in prepared.need("pool").items():
         always = {TEACHER, IDENTITY, fixed.get(name, TEACHER)}
         others = [op for op in ops if op not in always]
-        room = max(0, size - sum(op in always for op in ops))
+        room = max(0, size - sum(op in always for op in ops)) if size > 2 else 0
         chosen = always | set(rng.sample(others, min(room, len(others))))
         drawn[name] = tuple(op for op in ops if op in chosen)
     return drawn
