@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lanac.comparison.finetuned import EqualFinetuning
 from lanac.compilation import Compilation, Finalist
@@ -11,7 +12,7 @@ from lanac.passes import EvaluatePlans, SelectPlans, TimeFinalists, run_passes
 from lanac.passes.plan_judge import PlanJudge, cost_clock
 from lanac.passes.search_plans import SCIP, Found, SearchPlans
 from lanac.passes.select_plans import selection_problem, to_plan
-from lanac.search import Choices, SearchOptions, Space
+from lanac.search import SearchOptions, Space
 from lanac.settings import ComparisonSettings, Settings
 from lanac.targets import LATENCY
 from lanac.workspace import Result, key_of
@@ -20,8 +21,8 @@ _COMPARED = "compared search"
 
 
 @dataclass(frozen=True)
-class MethodRow:
-    """What one method found.
+class Searched:
+    """What one method found, before finetuning.
 
     Attributes:
         method: its name.
@@ -31,7 +32,6 @@ class MethodRow:
         evaluate_seconds: what choosing among these cost, the same way for all methods.
         finalist: its plan with the lowest loss before finetuning; with its measured latency, where
             the budget limits latency.
-        metric: on the validation data, after equal finetuning.
     """
 
     method: str
@@ -40,12 +40,22 @@ class MethodRow:
     plans: int
     evaluate_seconds: float
     finalist: Finalist
-    metric: float
 
     @property
     def seconds(self) -> float:
         """From the prepared pool to one plan."""
         return self.search_seconds + self.evaluate_seconds
+
+
+@dataclass(frozen=True)
+class MethodRow(Searched):
+    """What one method found, and what became of it.
+
+    Attributes:
+        metric: on the validation data, after equal finetuning.
+    """
+
+    metric: float
 
 
 @dataclass(frozen=True)
@@ -83,18 +93,20 @@ def compare_methods(
         InfeasibleBudgetError: no plan meets the budget.
     """
     finetuning = EqualFinetuning.of(settings, comparison)
-    rows = [_row(prepared, method, settings, comparison) for method in methods]
+    found = [_kept(prepared, method, settings, comparison) for method in methods]
     if LATENCY in prepared.budget.resources:
-        timed = TimeFinalists().time(prepared, [row.finalist for row in rows])
-        rows = [replace(row, finalist=item) for row, item in zip(rows, timed, strict=True)]
-    rows = [replace(row, metric=finetuning.metric(prepared, row.finalist)) for row in rows]
-    return MethodTable(prepared, tuple(rows), finetuning, finetuning.teacher_metric(prepared))
+        timed = TimeFinalists().time(prepared, [item.finalist for item in found])
+        found = [replace(item, finalist=best) for item, best in zip(found, timed, strict=True)]
+    rows = tuple(
+        MethodRow(**vars(item), metric=finetuning.metric(prepared, item.finalist)) for item in found
+    )
+    return MethodTable(prepared, rows, finetuning, finetuning.teacher_metric(prepared))
 
 
-def _row(
+def _kept(
     prepared: Compilation, method: str, settings: Settings, comparison: ComparisonSettings
-) -> MethodRow:
-    """A method's plan and what finding it cost, without finetuning; kept in the workspace."""
+) -> Searched:
+    """A method's plan and what finding it cost; kept in the workspace."""
     judge = PlanJudge(prepared, comparison.search_images, settings.batch_size)
     key = key_of(
         method, judge.pool_key, selection_problem(prepared, settings.plans, 1.0),
@@ -103,51 +115,42 @@ def _row(
     )  # fmt: skip
     stored = prepared.workspace.get(_COMPARED, key)
     if stored is None:
-        row, choices = _searched(prepared, method, settings, comparison)
-        finalist = row.finalist
-        value = {name: getattr(row, name) for name in _STORED} | {
-            "choices": choices, "loss": finalist.loss, "teacher_loss": finalist.teacher_loss,
-            "images": finalist.images,
-        }  # fmt: skip
-        prepared.workspace.put(_COMPARED, key, Result(value))
-        return row
-    value = stored.value
-    choices = tuple(value["choices"])
-    problem = selection_problem(prepared, 1, 1.0)
-    plan = to_plan(prepared, Space(problem, choices).verified(choices))
-    finalist = Finalist(
-        plan, value["loss"], value["teacher_loss"], value["images"], costs=plan.costs
-    )
-    return MethodRow(
-        **{name: value[name] for name in _STORED}, finalist=finalist, metric=float("nan")
-    )
+        searched = _searched(prepared, method, settings, comparison)
+        prepared.workspace.put(_COMPARED, key, Result(_packed(prepared, searched)))
+        return searched
+    return _unpacked(prepared, stored.value)
 
 
-_STORED = ("method", "evaluations", "search_seconds", "plans", "evaluate_seconds")
+def _packed(prepared: Compilation, searched: Searched) -> dict[str, Any]:
+    """As plain values; the plan as choices from the pool."""
+    slots, pool = prepared.need("program").slots, prepared.need("pool")
+    item = searched.finalist
+    choices = [pool[slot.name].index(op) for slot, op in zip(slots, item.plan.ops, strict=True)]
+    finalist = [choices, item.loss, item.teacher_loss, item.images]
+    return {**vars(searched), "finalist": finalist}
+
+
+def _unpacked(prepared: Compilation, value: dict[str, Any]) -> Searched:
+    choices, loss, teacher_loss, images = value["finalist"]
+    plan = tuple(choices)
+    found = Space(selection_problem(prepared, 1, 1.0), plan).verified(plan)
+    item = Finalist(to_plan(prepared, found), loss, teacher_loss, images)
+    return Searched(**{**value, "finalist": replace(item, costs=item.plan.costs)})
 
 
 def _searched(
     prepared: Compilation, method: str, settings: Settings, comparison: ComparisonSettings
-) -> tuple[MethodRow, Choices]:
+) -> Searched:
     found = _find(prepared, method, settings, comparison)
     clock = cost_clock(prepared.device)
     began = clock()
-    # Not from the last search's judgements: their images are the first of these.
     evaluated = run_passes(
         prepared.having(plans=found.plans), [EvaluatePlans(settings.evaluate_images, finalists=1)]
     )
     seconds = clock() - began
     best: Finalist = evaluated.need("finalists")[0]
     best = replace(best, costs=best.plan.costs)
-    pool = prepared.need("pool")
-    slots = prepared.need("program").slots
-    choices = tuple(
-        pool[slot.name].index(op) for slot, op in zip(slots, best.plan.ops, strict=True)
-    )
-    row = MethodRow(
-        method, found.evaluations, found.seconds, len(found.plans), seconds, best, float("nan")
-    )
-    return row, choices
+    return Searched(method, found.evaluations, found.seconds, len(found.plans), seconds, best)
 
 
 def _find(

@@ -78,7 +78,6 @@ def compare_pools(
             draw_pool(prepared, size, prepared.seed + number) if size is not None else whole
             for number in range(repeats)
         ]
-        # Two sizes or seeds may well give the same pool: it is then selected from once.
         rows.append(_row(prepared, size, drawn, finetuning, settings))
     return PoolTable(prepared, tuple(rows), finetuning, finetuning.teacher_metric(prepared))
 
