@@ -13,6 +13,7 @@ from lanac.version import __version__
 
 if TYPE_CHECKING:
     from lanac.beginning import begin
+    from lanac.comparison import compare
     from lanac.compilation import Compilation
     from lanac.compiler import Result, choose_plan, compile, preparation
     from lanac.explaining import Explanation, explain
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from lanac.ops.base import Family, SlotView
     from lanac.passes import run_passes
     from lanac.predicting import predict
-    from lanac.settings import Settings
+    from lanac.settings import ComparisonSettings, Settings
 
 _HOMES = {
+    "ComparisonSettings": "lanac.settings",
     "Compilation": "lanac.compilation",
     "Explanation": "lanac.explaining",
     "Exported": "lanac.exporting",
@@ -40,6 +42,7 @@ _HOMES = {
     "SlotView": "lanac.ops.base",
     "begin": "lanac.beginning",
     "choose_plan": "lanac.compiler",
+    "compare": "lanac.comparison",
     "compile": "lanac.compiler",
     "explain": "lanac.explaining",
     "export": "lanac.exporting",
@@ -51,6 +54,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ComparisonSettings",
     "Compilation",
     "Explanation",
     "Exported",
@@ -66,6 +70,7 @@ __all__ = [
     "__version__",
     "begin",
     "choose_plan",
+    "compare",
     "compile",
     "explain",
     "export",

@@ -31,13 +31,13 @@ from lanac.passes import (
     PrunePool,
     RefinePlans,
     ScoreCandidates,
-    SelectPlans,
     TimeFinalists,
     TuneFinalists,
     run_passes,
 )
 from lanac.passes.check_budgets import CheckBudgets
 from lanac.passes.guard_budget import GuardBudget
+from lanac.passes.search_plans import check_search, plan_search
 from lanac.report.summary import write_report
 from lanac.settings import Settings
 from lanac.targets import Budget, Target, parse_budgets, parse_target
@@ -102,6 +102,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
     """
     settings = settings or Settings()
     # Whatever can be refused is refused before any work is done.
+    check_search(settings.search)
     budgets, outputs = (
         parse_budgets(budget),
         parse_outputs(emit, parse_target(target)),
@@ -178,7 +179,8 @@ def choose_plan(compilation: Compilation, settings: Settings) -> Compilation:
         InfeasibleBudgetError: no plan meets it, predicted or measured.
     """
     evaluation = EvaluatePlans(settings.evaluate_images, finalists=settings.finalists)
-    passes: list[Pass] = [SelectPlans(settings.plans), evaluation, TimeFinalists()]
+    search = plan_search(settings.search, settings.plans, settings.search_evaluations)
+    passes: list[Pass] = [search, evaluation, TimeFinalists()]
     compilation = run_passes(compilation, [GuardBudget()])
     for _ in range(_TIGHTENINGS):
         compilation = run_passes(compilation, passes)

@@ -18,10 +18,14 @@ PACKAGE = ROOT / "lanac"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 OPEN_TO_ALL = {"errors", "registry", "version"}
-BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "training", "backends"}
+BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "search", "training", "backends"}
+PUBLIC_SIDE = {"comparison", "compilation", "compiler", "explaining", "exporting", "fronts"} | {
+    "inspection", "instruments", "predicting",
+}  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "__init__": {
         "beginning",
+        "comparison",
         "compilation",
         "compiler",
         "explaining",
@@ -43,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "ops": {"ir"},
     "targets": {"ir"},
     "solver": {"ir"},
+    "search": {"solver"},
     "training": {"ir", "workspace"},
     "backends": {"ir", "targets"},
     "compilation": BELOW_PASSES | {"instruments", "workspace"},
@@ -63,13 +68,13 @@ ALLOWED: dict[str, set[str]] = {
     "exporting": {"backends", "compiler", "finished", "targets", "workspace"},
     "finished": {"targets", "workspace"},
     "fronts": BELOW_PASSES | {"beginning", "compilation", "compiler", "passes", "settings"},
+    "comparison": BELOW_PASSES
+    | {"beginning", "compilation", "compiler", "passes", "settings", "workspace"},
     "inspection": BELOW_PASSES | {"beginning", "compilation", "instruments", "workspace", "passes"},
     "predicting": {"beginning", "ir", "targets", "training"},
-    "report": {"compilation", "compiler", "explaining", "exporting", "inspection", "instruments"}
-    | {"fronts", "ir", "passes", "targets", "workspace"},
-    "cli": {"compilation", "compiler", "explaining", "exporting", "inspection", "instruments", "ir"}
-    | {"predicting"}
-    | {"frontend", "fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
+    "report": PUBLIC_SIDE | {"ir", "passes", "targets", "workspace"},
+    "cli": PUBLIC_SIDE
+    | {"backends", "frontend", "ir", "ops", "report", "settings", "targets", "workspace"},
 }
 """What a part of lanac may import beside itself and what is open to all."""
 

@@ -15,16 +15,20 @@ from lanac.cli.options import (
     DataFolder,
     Device,
     DistillSamples,
+    EvaluateImages,
     Fix,
     Granularity,
     Keep,
+    LearningRate,
     MaxChanged,
     Model,
     Only,
     Ops,
     Out,
+    Plans,
     Pool,
     ScoreSamples,
+    SearchEvaluations,
     Seed,
     Skip,
     Target,
@@ -72,10 +76,16 @@ def compile_model(
     workspace: WorkspaceFolder = None,
     distill_samples: DistillSamples = _DEFAULT.distill_samples,
     score_samples: ScoreSamples = _DEFAULT.score_samples,
-    plans: Annotated[int, typer.Option(min=1, help="Diverse plans per budget.")] = _DEFAULT.plans,
-    evaluate_images: Annotated[
-        int, typer.Option(min=2, help="Training samples that the best plans are compared on.")
-    ] = _DEFAULT.evaluate_images,
+    plans: Plans = _DEFAULT.plans,
+    search: Annotated[
+        str,
+        typer.Option(
+            help="How plans are found: scip. For comparison: random, evolution, snas, enas.",
+            metavar="METHOD",
+        ),
+    ] = _DEFAULT.search,
+    search_evaluations: SearchEvaluations = _DEFAULT.search_evaluations,
+    evaluate_images: EvaluateImages = _DEFAULT.evaluate_images,
     finalists: Annotated[
         int, typer.Option(min=1, help="Plans that are timed as whole networks.")
     ] = _DEFAULT.finalists,
@@ -91,9 +101,7 @@ def compile_model(
     finetune_epochs: Annotated[
         int, typer.Option(min=0, help="Epochs of finetuning.")
     ] = _DEFAULT.finetune_epochs,
-    learning_rate: Annotated[
-        float, typer.Option(min=0, help="Peak learning rate of finetuning.")
-    ] = _DEFAULT.learning_rate,
+    learning_rate: LearningRate = _DEFAULT.learning_rate,
     batch_size: BatchSize = _DEFAULT.batch_size,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
@@ -138,6 +146,8 @@ def compile_model(
             distill_samples=distill_samples,
             score_samples=score_samples,
             plans=plans,
+            search=search,
+            search_evaluations=search_evaluations,
             evaluate_images=evaluate_images,
             finalists=finalists,
             finalist_steps=finalist_steps,

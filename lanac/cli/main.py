@@ -12,6 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from lanac.cli.compare import compare_model
 from lanac.cli.compile_model import compile_model
 from lanac.cli.explain import explain_student
 from lanac.cli.export import export_student
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "explain": explain_student,
     "predict": predict_models,
     "export": export_student,
+    "compare": compare_model,
 }
 """Every command has a file of its own; this is the one list of them."""
 

@@ -102,6 +102,19 @@ DistillSamples = Annotated[
 ScoreSamples = Annotated[
     int, typer.Option(min=2, help="Training samples that every op is scored on.")
 ]
+Plans = Annotated[int, typer.Option(min=1, help="Diverse plans per budget.")]
+EvaluateImages = Annotated[
+    int, typer.Option(min=2, help="Training samples that the best plans are compared on.")
+]
+LearningRate = Annotated[float, typer.Option(min=0, help="Peak learning rate of finetuning.")]
+SearchEvaluations = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Plans that a method other than scip may judge; gradient steps of snas.",
+        metavar="N",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=2, help="Samples per step.")]
 
 

@@ -13,6 +13,7 @@ from lanac.passes.measure_costs import MeasureCosts
 from lanac.passes.prune_pool import PrunePool
 from lanac.passes.refine_plans import RefinePlans
 from lanac.passes.score_candidates import ScoreCandidates
+from lanac.passes.search_plans import SearchPlans
 from lanac.passes.select_plans import SelectPlans
 from lanac.passes.time_finalists import TimeFinalists
 from lanac.passes.trace_program import TraceProgram
@@ -32,6 +33,7 @@ __all__ = [
     "PrunePool",
     "RefinePlans",
     "ScoreCandidates",
+    "SearchPlans",
     "SelectPlans",
     "TimeFinalists",
     "TraceProgram",

@@ -51,9 +51,7 @@ class TimeFinalists:
         limit = compilation.budget.absolute(compilation.need("costs").teacher)[LATENCY]
         teacher = compilation.need("costs").teacher[LATENCY]
         new_ones = [item for item in finalists if item.latency is None]
-        new = (
-            {item.plan.ops: item for item in self._time(compilation, new_ones)} if new_ones else {}
-        )
+        new = {item.plan.ops: item for item in self.time(compilation, new_ones)} if new_ones else {}
         timed = tuple(
             replace(item, fits=item.costs[LATENCY] <= limit * (1 - self.margin))
             for item in (new.get(item.plan.ops, item) for item in finalists)
@@ -97,9 +95,8 @@ class TimeFinalists:
         best = min((item for item in found if item.fits), key=lambda item: item.loss)
         return compilation.having(finalists=tuple(found), chosen=best)
 
-    def _time(
-        self, compilation: Compilation, finalists: Sequence[Finalist]
-    ) -> tuple[Finalist, ...]:
+    def time(self, compilation: Compilation, finalists: Sequence[Finalist]) -> tuple[Finalist, ...]:
+        """The finalists with their latencies, all measured in one interleaved run."""
         program, target = compilation.need("program"), compilation.target
         inputs = target_inputs(program, target.batch)
         networks = [program.teacher]
