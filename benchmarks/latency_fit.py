@@ -33,7 +33,8 @@ REPARAMETERISED = {"fastvit", "repvit", "repghost", "efficientvit_msra"}
 
 START: dict[str, float] = {
     "launch_us": 8.0, "start_us": 2.0, "cache_gain": 2.0, "cache_share": 0.5, "strided": 1.5,
-    "half_row": 20.0, "half_k": 52.0, "half_n": 23.0, "half_width": 63.0, "half_head": 20.0, "half_tokens": 30.0,
+    "half_row": 20.0, "half_k": 52.0, "half_n": 23.0, "half_width": 63.0, "half_head": 20.0,
+    "half_tokens": 30.0,
     "half_window": 1.0, "half_tiles": 0.3, "transform": 0.3,
     **{f"b.{kind}": 0.8 for kind in CLASSES},
     **{f"e.{kind}": 0.7 for kind in MULTIPLYING},

@@ -158,13 +158,13 @@ def _outputs(
         for module in (student, program.teacher)
     )
     predictions = None
-    known = compilation.need("costs")
+    known = compilation.costs
     if timed is not None:
         costs[LATENCY], teacher_costs[LATENCY] = (timing.median_ms for timing in timed)
-    elif known.prediction is not None:
+    elif known is not None and known.prediction is not None:
         predictions = _predictions(compilation, student, known.prediction.teacher)
         costs[LATENCY], teacher_costs[LATENCY] = (item.latency_ms for item in predictions)
-    elif LATENCY in known.teacher:
+    elif known is not None and LATENCY in known.teacher:
         costs[LATENCY] = compilation.need("chosen").plan.costs[LATENCY]
         teacher_costs[LATENCY] = known.teacher[LATENCY]
     with compilation.instruments.progress("measuring accuracy", 2) as advance:

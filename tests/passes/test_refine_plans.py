@@ -23,10 +23,11 @@ from lanac.passes import (
     time_finalists,
 )
 from lanac.passes.evaluate_plans import PlanEvaluation
-from lanac.targets import Timing
+from lanac.passes.latency import Thoroughness
+from lanac.targets import Effort, Timing
 
 PREPARE = [
-    MeasureCosts(rounds=3, networks=2),
+    MeasureCosts(Thoroughness(Effort(least=2, most=2), 2, Effort(least=2, most=2))),
     PrunePool(),
     DistillCandidates(samples=32, batch=16),
     ScoreCandidates(64, 32),
@@ -189,12 +190,12 @@ def test_only_new_plans_are_timed_and_what_fits_stays(start, monkeypatch):
     compilation = run_passes(start("0.6x", "identity,slim"), [*PREPARE, SelectPlans(2), EVALUATE])
     calls = []
 
-    def fake(runs, *, threads, rounds, progress):
-        calls.append(len(runs) - 1)
+    def fake(compilation, networks, rounds, what):
+        calls.append(len(networks) - 1)
         ms = 5.0 if len(calls) == 1 else 7.0
-        return [Timing(value, value, value, 1) for value in (10.0, *[ms] * (len(runs) - 1))]
+        return [Timing(value, value, value, 1) for value in (10.0, *[ms] * (len(networks) - 1))]
 
-    monkeypatch.setattr(time_finalists, "time_interleaved", fake)
+    monkeypatch.setattr(time_finalists, "time_networks", fake)
     compilation = run_passes(compilation, [TimeFinalists()])
     first = compilation.chosen
     new = [
