@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,15 +20,18 @@ from lanac.compilation import Compilation, Outputs
 from lanac.errors import BackendError
 from lanac.ir import named_tensors
 from lanac.ops.folding import Foldable, folded
-from lanac.passes.time_finalists import target_inputs
+from lanac.passes.time_finalists import target_inputs, untimed_because
 from lanac.passes.time_networks import time_networks
 from lanac.passes.time_parts import timing_runtime
 from lanac.targets import (
+    ENERGY,
     FLOPS,
     LATENCY,
     MEMORY,
     PARAMS,
+    SIZE,
     Timing,
+    count_bytes,
     count_flops,
     count_params,
     peak_activation_bytes,
@@ -79,10 +82,14 @@ class EmitStudent:
             emitted = {
                 name: tuple(folder / file for file in names) for name, names in files.items()
             }
-            latencies = self._time(compilation, student, Emitted(emitted, exact, teacher), scratch)
+            untimed = untimed_because(compilation)
+            times: tuple[Timing | None, Timing | None] = None, None
+            if untimed is None:
+                times = self._time(compilation, student, Emitted(emitted, exact, teacher), scratch)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        outputs = _outputs(compilation, student, folder, files, verified, *latencies)
+        outputs = _outputs(compilation, student, folder, files, verified, *times)
+        outputs = replace(outputs, untimed=untimed or "")
         return compilation.having(outputs=outputs)
 
     def _write(
@@ -250,8 +257,8 @@ def _outputs(
     folder: Path,
     files: Mapping[str, tuple[str, ...]],
     verified: Mapping[str, Agreement],
-    latency: Timing,
-    teacher_latency: Timing,
+    latency: Timing | None,
+    teacher_latency: Timing | None,
 ) -> Outputs:
     program, task = compilation.need("program"), compilation.task
     device = compilation.device
@@ -261,10 +268,16 @@ def _outputs(
             PARAMS: float(count_params(module)),
             FLOPS: float(count_flops(module, one)),
             MEMORY: float(peak_activation_bytes(module, one)),
+            SIZE: float(count_bytes(module, compilation.target.precision)),
         }
         for module in (student, program.teacher)
     )
-    costs[LATENCY], teacher_costs[LATENCY] = latency.median_ms, teacher_latency.median_ms
+    # What was not measured as a whole is what it was selected by.
+    for resource in {LATENCY, ENERGY} & set(compilation.budget.resources):
+        costs[resource] = compilation.need("chosen").plan.costs[resource]
+        teacher_costs[resource] = compilation.need("costs").teacher[resource]
+    if latency is not None and teacher_latency is not None:
+        costs[LATENCY], teacher_costs[LATENCY] = latency.median_ms, teacher_latency.median_ms
     with compilation.instruments.progress("measuring accuracy", 2) as advance:
         teacher, metrics = on_device(program.teacher, device), []
         for module in (on_device(student, device), teacher):
