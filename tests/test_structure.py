@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
         "fronts",
         "inspection",
         "instruments",
+        "measuring",
     }
     | {"ir", "ops", "passes", "settings"},
     "__main__": {"cli"},
@@ -61,9 +62,11 @@ ALLOWED: dict[str, set[str]] = {
     "explaining": {"ir", "solver"},
     "fronts": BELOW_PASSES | {"beginning", "compilation", "compiler", "passes", "settings"},
     "inspection": BELOW_PASSES | {"beginning", "compilation", "instruments", "workspace", "passes"},
+    "measuring": BELOW_PASSES | {"compilation", "inspection", "instruments", "passes", "workspace"},
     "report": {"compilation", "compiler", "explaining", "inspection", "instruments", "fronts", "ir"}
     | {"passes", "targets", "workspace"},
     "cli": {"compilation", "compiler", "explaining", "inspection", "instruments", "ir", "frontend"}
+    | {"measuring"}
     | {"fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
 }
 """What a part of lanac may import beside itself and what is open to all."""

@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from lanac.cli.compile_model import compile_model
 from lanac.cli.explain import explain_student
 from lanac.cli.inspect_model import inspect_model
+from lanac.cli.measure import measure_model
 from lanac.cli.pareto import pareto_model
 from lanac.errors import CommandError, LanacError
 
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compile": compile_model,
     "inspect": inspect_model,
     "pareto": pareto_model,
+    "measure": measure_model,
     "explain": explain_student,
 }
 """Every command has a file of its own; this is the one list of them."""

@@ -67,7 +67,7 @@ class MeasureCosts:
             how[ENERGY] = found.how
         if found.passed_over:
             compilation.instruments.say(
-                f"{found.passed_over} distinct ops were not timed: they cannot be cheaper than what "
+                f"{found.passed_over} ops were not timed: they cannot be cheaper than what "
                 "they would replace"
             )
         pool = {
