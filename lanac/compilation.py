@@ -16,7 +16,7 @@ from lanac.ir import OpSpec, Plan, Program
 from lanac.ops.families import Families
 from lanac.ops.pool import Pool
 from lanac.ops.restrictions import Restrictions
-from lanac.targets import Budget, CostTable, Target, Timing
+from lanac.targets import LATENCY, Budget, CostFile, CostTable, Target, Timing
 from lanac.targets.predicted import Anchor, Prediction
 from lanac.training.task import Task
 from lanac.workspace import Workspace
@@ -95,6 +95,11 @@ class Finalist:
     probability: float | None = None
     trial: Trial | None = None
 
+    @property
+    def error(self) -> float:
+        """How far the predicted latency is above the measured one, as a share of it."""
+        return self.plan.costs[LATENCY] / self.costs[LATENCY] - 1
+
 
 @dataclass(frozen=True)
 class RefineRound:
@@ -139,10 +144,11 @@ class Outputs:
         files: file names by backend.
         verified: how each output compares with the student on real inputs, by backend.
         metric, teacher_metric: on the validation data.
-        latency, teacher_latency: of student and teacher, interleaved in one run; None where the
-            target's runtime is not here.
-        costs, teacher_costs: by resource: counted, and latency as it was measured; where it was not,
-            as it was predicted or imported, if at all.
+        latency, teacher_latency: of student and teacher in the target's runtime, interleaved in one
+            run; None where the target is not here.
+        untimed: why they were not timed, where they were not.
+        costs, teacher_costs: by resource: counted, and latency as it was measured; what cannot be
+            measured here is there as predicted, where a budget limits it.
         predictions: of student and teacher, where latency is predicted.
     """
 
@@ -156,11 +162,31 @@ class Outputs:
     costs: Mapping[str, float]
     teacher_costs: Mapping[str, float]
     predictions: tuple[Prediction, Prediction] | None = None
+    untimed: str = ""
+
+    def is_measured(self, resource: str) -> bool:
+        """Whether a latency or energy is that of whole networks, measured here."""
+        return resource == LATENCY and self.latency is not None
 
     @property
     def agreement(self) -> dict[str, float]:
         """Largest relative difference to the student on real inputs, by backend."""
         return {name: found.error for name, found in self.verified.items()}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A cost table that the user gave.
+
+    Attributes:
+        path: where it is.
+        table: what it says.
+        missing: what becomes of ops that it does not have: `refuse` or `drop`.
+    """
+
+    path: Path
+    table: CostFile
+    missing: str
 
 
 @dataclass(frozen=True)
@@ -182,6 +208,7 @@ class Compilation:
         families: the op families of this run.
         restrictions: what the user asks of every plan, beside the budget.
         anchors: networks that were measured on the target, for predictions.
+        imported: the cost table that the user gave, None where there is none.
         dropped: ops that failed and were left out, in the order of failing.
         tightening: share of a limit that plans are selected for, by resource.
         refined: the rounds of refinement that were made.
@@ -202,6 +229,7 @@ class Compilation:
     families: Families = field(default_factory=Families)
     restrictions: Restrictions = field(default_factory=Restrictions)
     anchors: tuple[Anchor, ...] = ()
+    imported: Imported | None = None
     dropped: tuple[Dropped, ...] = ()
     program: Program | None = None
     pool: Pool | None = None

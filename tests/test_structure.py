@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 OPEN_TO_ALL = {"errors", "registry", "version"}
 BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "search", "training", "backends"}
 PUBLIC_SIDE = {"comparison", "compilation", "compiler", "explaining", "exporting", "fronts"} | {
-    "inspection", "instruments", "predicting",
+    "inspection", "instruments", "measuring", "predicting",
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "__init__": {
@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
         "fronts",
         "inspection",
         "instruments",
+        "measuring",
     }
     | {"ir", "ops", "passes", "predicting", "settings"},
     "__main__": {"cli"},
@@ -71,6 +72,7 @@ ALLOWED: dict[str, set[str]] = {
     "comparison": BELOW_PASSES
     | {"beginning", "compilation", "compiler", "passes", "settings", "workspace"},
     "inspection": BELOW_PASSES | {"beginning", "compilation", "instruments", "workspace", "passes"},
+    "measuring": BELOW_PASSES | {"compilation", "inspection", "instruments", "passes", "workspace"},
     "predicting": {"beginning", "ir", "targets", "training"},
     "report": PUBLIC_SIDE | {"ir", "passes", "targets", "workspace"},
     "cli": PUBLIC_SIDE

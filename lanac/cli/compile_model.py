@@ -12,6 +12,7 @@ from lanac.cli.anchors import load_anchors, parse_anchors
 from lanac.cli.options import (
     Anchors,
     BatchSize,
+    Costs,
     DataFolder,
     Device,
     DistillSamples,
@@ -21,6 +22,7 @@ from lanac.cli.options import (
     Keep,
     LearningRate,
     MaxChanged,
+    Missing,
     Model,
     Only,
     Ops,
@@ -71,6 +73,8 @@ def compile_model(
     keep: Keep = None,
     max_changed: MaxChanged = None,
     anchor: Anchors = None,
+    costs: Costs = None,
+    missing: Missing = "refuse",
     seed: Seed = 0,
     device: Device = "auto",
     workspace: WorkspaceFolder = None,
@@ -140,6 +144,8 @@ def compile_model(
         keep=separated(keep),
         max_changed=max_changed,
         anchors=load_anchors(measured, target),
+        costs=costs,
+        missing=missing,
         seed=seed,
         device=device,
         settings=Settings(

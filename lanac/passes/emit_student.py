@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,11 +23,14 @@ from lanac.passes.time_finalists import target_inputs
 from lanac.passes.time_networks import time_networks
 from lanac.passes.time_parts import timing_runtime
 from lanac.targets import (
+    ENERGY,
     FLOPS,
     LATENCY,
     MEMORY,
     PARAMS,
+    SIZE,
     Timing,
+    count_bytes,
     count_flops,
     count_params,
     peak_activation_bytes,
@@ -69,10 +72,11 @@ class EmitStudent:
             written.publish()
             # `lanac bench` wants it also where nothing can be timed here.
             teacher = teacher_file(compilation, inputs)
-            timed = None
-            if untimed(compilation.target) is None:
+            why, timed = untimed(compilation), None
+            if why is None:
                 timed = self._time(compilation, written, teacher)
-        return compilation.having(outputs=_outputs(compilation, student, folder, written, timed))
+        outputs = _outputs(compilation, student, folder, written, timed)
+        return compilation.having(outputs=replace(outputs, untimed=why or ""))
 
     def _time(
         self, compilation: Compilation, written: StudentFiles, teacher: Path
@@ -154,19 +158,21 @@ def _outputs(
             PARAMS: float(count_params(module)),
             FLOPS: float(count_flops(module, one)),
             MEMORY: float(peak_activation_bytes(module, one)),
+            SIZE: float(count_bytes(module, compilation.target.precision)),
         }
         for module in (student, program.teacher)
     )
     predictions = None
-    known = compilation.costs
+    # What was not measured as a whole is what it was selected by.
+    for resource in {LATENCY, ENERGY} & set(compilation.budget.resources):
+        costs[resource] = compilation.need("chosen").plan.costs[resource]
+        teacher_costs[resource] = compilation.need("costs").teacher[resource]
     if timed is not None:
         costs[LATENCY], teacher_costs[LATENCY] = (timing.median_ms for timing in timed)
-    elif known is not None and known.prediction is not None:
-        predictions = _predictions(compilation, student, known.prediction.teacher)
+    elif compilation.costs is not None and compilation.costs.prediction is not None:
+        predicted = compilation.costs.prediction.teacher
+        predictions = _predictions(compilation, student, predicted)
         costs[LATENCY], teacher_costs[LATENCY] = (item.latency_ms for item in predictions)
-    elif known is not None and LATENCY in known.teacher:
-        costs[LATENCY] = compilation.need("chosen").plan.costs[LATENCY]
-        teacher_costs[LATENCY] = known.teacher[LATENCY]
     with compilation.instruments.progress("measuring accuracy", 2) as advance:
         teacher, metrics = on_device(program.teacher, device), []
         for module in (on_device(student, device), teacher):

@@ -1,19 +1,23 @@
-"""Where latencies come from: this machine, or a model of the device."""
+"""Where latencies come from: this machine, a cost table, or a model of the device."""
 
 from __future__ import annotations
 
 from lanac.backends.base import RUNTIMES
 from lanac.compilation import Compilation
 from lanac.errors import PredictionError, TargetError
+from lanac.passes.import_costs import imported_latencies
 from lanac.passes.latency import Counts, Latencies, Thoroughness, measure_latencies
 from lanac.passes.op_modules import OpModules
-from lanac.passes.predicted_costs import predicted_latencies
+from lanac.passes.predicted_costs import predicted_latencies, predicted_missing
 from lanac.targets import Target
 from lanac.targets.predicted import way_of
 
 
-def untimed(target: Target) -> str | None:
-    """Why networks cannot be timed here for a target; None where they can."""
+def untimed(compilation: Compilation) -> str | None:
+    """Why whole networks cannot be timed here for the target; None where they can."""
+    costs, target = compilation.costs, compilation.target
+    if costs is not None and costs.elsewhere:
+        return f"costs were measured on {costs.elsewhere}, which is not here"
     return RUNTIMES.get(target.runtime).unavailable(target)
 
 
@@ -22,7 +26,8 @@ def latency_costs(
 ) -> Latencies:
     """The latencies of the ops, and of what lies outside the slots.
 
-    They are measured where the target's runtime and device are here, else predicted.
+    They come from the user's cost table where there is one; else they are measured where the
+    target's runtime and device are here, and predicted where they are not.
 
     Args:
         compilation: with a program.
@@ -31,11 +36,16 @@ def latency_costs(
         how: how latency is measured, where it is.
 
     Raises:
+        CostTableError: the table lacks ops.
         TargetError: the target can neither be measured here nor predicted.
     """
-    if untimed(compilation.target) is None:
+    imported, target = compilation.imported, compilation.target
+    if imported is not None:
+        fill = predicted_missing(compilation, imported.table, modules)
+        return imported_latencies(compilation, imported, modules, counted, fill)
+    if RUNTIMES.get(target.runtime).unavailable(target) is None:
         return measure_latencies(compilation, modules, counted, how)
-    check_latency_source(compilation.target)
+    check_latency_source(target)
     return predicted_latencies(compilation, modules, counted)
 
 
@@ -45,7 +55,7 @@ def check_latency_source(target: Target) -> None:
     Raises:
         TargetError: it can neither be measured here nor predicted.
     """
-    why = untimed(target)
+    why = RUNTIMES.get(target.runtime).unavailable(target)
     if why is None:
         return
     try:

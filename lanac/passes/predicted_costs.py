@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lanac.compilation import Compilation, Dropped
-from lanac.ir import TEACHER, Program
+from lanac.ir import TEACHER, OpSpec, Program
+from lanac.passes.import_costs import PREDICT, Fill
 from lanac.passes.latency import Counts, Latencies
 from lanac.passes.op_modules import OpModules
-from lanac.targets import PARAMS
-from lanac.targets.predicted import PredictedTable, calibrate, predict_table, way_of
+from lanac.targets import PARAMS, CostFile
+from lanac.targets.predicted import PredictedTable, calibrate, part_time, predict_table, way_of
 
 
 def predicted_latencies(compilation: Compilation, modules: OpModules, counted: Counts) -> Latencies:
@@ -79,3 +80,34 @@ def anchored(table: PredictedTable, compilation: Compilation) -> PredictedTable:
         constant=constant.scaled(factor),
         teacher=teacher,
     )
+
+
+def predicted_missing(compilation: Compilation, table: CostFile, modules: OpModules) -> Fill | None:
+    """Fills what a cost table lacks with predictions, where that is asked for (`--missing predict`).
+
+    An op is predicted relative to the teacher's own in its slot, whose latency the table has.
+    """
+    imported = compilation.imported
+    if imported is None or imported.missing != PREDICT:
+        return None
+    program: Program = compilation.need("program")
+    own = {entry.slot: entry.latency_ms for entry in table.entries if entry.op == str(TEACHER)}
+
+    def fill(missing: list[tuple[str, OpSpec]]) -> dict[tuple[str, OpSpec], float]:
+        way, found = way_of(compilation.target), {}
+        for name, op in missing:
+            slot = program.slot(name)
+            teacher, other = (
+                part_time(module, [slot.input_spec], compilation.target, way).ms
+                for module in (program.teacher_op(slot), modules.get(slot, op))
+            )
+            measured = own[name]
+            assert measured is not None  # a table without the teacher's own ops is refused
+            found[name, op] = measured * other / teacher
+        compilation.instruments.warn(
+            f"{len(missing)} ops are not in the cost table {imported.path}: their latencies are "
+            f"PREDICTED relative to the teacher's op of their slot ({way.evidence})"
+        )
+        return found
+
+    return fill

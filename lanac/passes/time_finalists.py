@@ -46,7 +46,9 @@ class TimeFinalists:
         if LATENCY not in compilation.budget.resources:
             done = tuple(replace(item, costs=item.plan.costs, fits=True) for item in finalists)
             return compilation.having(finalists=done, chosen=done[0])
-        if untimed(compilation.target) is not None:
+        reason = untimed(compilation)
+        if reason is not None:
+            compilation.instruments.say(f"the finalists are not timed: {reason}")
             return self._without_timing(compilation, finalists)
         limit = compilation.budget.absolute(compilation.need("costs").teacher)[LATENCY]
         teacher = compilation.need("costs").teacher[LATENCY]
@@ -78,7 +80,7 @@ class TimeFinalists:
     def _without_timing(
         self, compilation: Compilation, finalists: Sequence[Finalist]
     ) -> Compilation:
-        """The target's runtime is not here: what is known of latency is the cost table.
+        """What is known of latency is the cost table.
 
         All plans were selected below the tightened budget. Of those with predicted latencies the ones
         that most likely meet it go on.

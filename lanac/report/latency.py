@@ -6,17 +6,17 @@ import math
 from typing import Any
 
 from lanac.compilation import Compilation, Outputs
-from lanac.targets import LATENCY, Timing, format_cost
+from lanac.targets import ENERGY, LATENCY, TITLES, Timing, format_cost
 from lanac.targets.predicted import Prediction, ratio_spread, way_of
 from lanac.targets.predicted.prediction import SIGMAS
 
 PREDICTED = "latency (PREDICTED)"
-IMPORTED = "latency (sum of an imported table)"
 MEASURED = "latency (measured)"
 
 
-def latency_row(outputs: Outputs) -> tuple[str, str, str, str] | None:
+def latency_row(compilation: Compilation) -> tuple[str, str, str, str] | None:
     """(what, teacher, student, ratio); None where nothing is known of the latency."""
+    outputs: Outputs = compilation.need("outputs")
     if outputs.latency is not None and outputs.teacher_latency is not None:
         ratio = outputs.latency.median_ms / outputs.teacher_latency.median_ms
         return MEASURED, str(outputs.teacher_latency), str(outputs.latency), f"{ratio:.3f}x"
@@ -27,7 +27,24 @@ def latency_row(outputs: Outputs) -> tuple[str, str, str, str] | None:
         return None
     before, after = outputs.teacher_costs[LATENCY], outputs.costs[LATENCY]
     texts = format_cost(LATENCY, before), format_cost(LATENCY, after)
-    return IMPORTED, *texts, f"{after / before:.3f}x"
+    how = compilation.need("costs").how[LATENCY]
+    return f"latency (sum of parts, {how})", *texts, f"{after / before:.3f}x"
+
+
+def how_known(compilation: Compilation) -> str:
+    """What is added to the verdict where it does not rest on whole networks that were measured."""
+    outputs: Outputs = compilation.need("outputs")
+    limited = set(compilation.budget.resources)
+    if LATENCY in limited and outputs.predictions is not None:
+        return f", as PREDICTED ({predicted_ratio(outputs)}), not measured"
+    unseen = [
+        name for name in (LATENCY, ENERGY) if name in limited and not outputs.is_measured(name)
+    ]
+    if not unseen:
+        return ""
+    how = compilation.need("costs").how[unseen[0]]
+    names = " and ".join(TITLES[name] for name in unseen)
+    return f" by sums of {how} {names}; nothing was measured as a whole"
 
 
 def interval(prediction: Prediction) -> str:
@@ -57,10 +74,10 @@ def latency_notes(compilation: Compilation) -> list[str]:
     outputs: Outputs = compilation.need("outputs")
     target = compilation.target
     if outputs.latency is not None:
-        clock = "; CPU time of one thread" if target.is_one_thread else ""
+        clock = "; they are the CPU time of one thread" * target.is_one_thread
         return [
-            "Latencies are medians (with quartiles) of teacher and student, from files of the same "
-            f"kind, interleaved in one run on {target}{clock}."
+            f"Latencies are medians (with quartiles) of teacher and student on {target}, interleaved "
+            f"in one run, each opened several times{clock}."
         ]
     if outputs.predictions is not None:
         student, _ = outputs.predictions
@@ -80,12 +97,10 @@ def latency_notes(compilation: Compilation) -> list[str]:
                 f"Brought to the scale of what was measured: {', '.join(student.anchors)}."
             )
         return [*notes, measure_there(compilation)]
+    notes = [f"Teacher and student were not timed as whole networks: {outputs.untimed}."]
     if LATENCY in outputs.costs:
-        return [
-            f"NO WHOLE NETWORK WAS TIMED: {target} is not here. Latencies are sums over the imported "
-            f"cost table. {measure_there(compilation)}"
-        ]
-    return []
+        notes.append(measure_there(compilation))
+    return notes
 
 
 def is_unmeasured(compilation: Compilation) -> bool:
@@ -108,8 +123,8 @@ def latency_record(compilation: Compilation) -> dict[str, Any]:
     if outputs.latency is not None and outputs.teacher_latency is not None:
         return {
             "how": "measured",
-            "latency": _timing(outputs.latency),
-            "teacher_latency": _timing(outputs.teacher_latency),
+            "latency": timing_record(outputs.latency),
+            "teacher_latency": timing_record(outputs.teacher_latency),
         }
     if outputs.predictions is not None:
         student, teacher = outputs.predictions
@@ -123,11 +138,13 @@ def latency_record(compilation: Compilation) -> dict[str, Any]:
             "anchors": list(student.anchors),
             "budget_probability": compilation.need("chosen").probability,
         }
-    return {"how": "imported" if LATENCY in outputs.costs else "unknown"}
+    how = compilation.need("costs").how.get(LATENCY, "unknown")
+    return {"how": how, "untimed": outputs.untimed}
 
 
-def _timing(timing: Timing) -> dict[str, float]:
-    return dict(vars(timing))
+def timing_record(timing: Timing | None) -> dict[str, float] | None:
+    """A measurement as plain values."""
+    return dict(vars(timing)) if timing is not None else None
 
 
 def _prediction(prediction: Prediction) -> dict[str, float]:

@@ -11,17 +11,19 @@ from lanac.ir import TEACHER, Slot
 from lanac.passes.select_plans import summed_constants, summed_limits
 from lanac.passes.student_files import TEACHER_NAME
 from lanac.report.latency import (
+    how_known,
     latency_notes,
     latency_record,
     latency_row,
-    predicted_ratio,
+    timing_record,
 )
 from lanac.targets import (
-    FLOPS,
+    COUNTED,
+    ENERGY,
     LATENCY,
     MEMORY,
-    PARAMS,
     RESOURCES,
+    SIZE,
     TITLES,
     CostTable,
     format_cost,
@@ -80,6 +82,8 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
             for slot, op in zip(slots, chosen.plan.ops, strict=True)
         ],
         "cost_sources": dict(costs.how),
+        "measured_elsewhere": costs.elsewhere or None,
+        "error_of_sums": costs.error if LATENCY in costs.costs else None,
         "limits": summed_limits(compilation),
         "constants": summed_constants(costs),
         "fixed": {name: str(op) for name, op in compilation.restrictions.fixed.items()},
@@ -133,7 +137,10 @@ def _finalist(item: Finalist, chosen: bool) -> dict[str, Any]:
         "loss": item.loss,
         "teacher_loss": item.teacher_loss,
         "images": item.images,
-        "latency": dict(vars(item.latency)) if item.latency is not None else None,
+        "measured": dict(item.costs) if item.latency is not None else None,
+        "latency": timing_record(item.latency),
+        "teacher_latency": timing_record(item.teacher_latency),
+        "error": item.error if item.latency is not None else None,
         "meets_budget": item.fits,
         "budget_probability": item.probability,
         "trial": dict(vars(item.trial)) if item.trial is not None else None,
@@ -146,9 +153,12 @@ def result_rows(compilation: Compilation) -> list[tuple[str, str, str, str]]:
     task = compilation.task
     percent = " %" if task.user_metric is None else ""
     rows = []
-    latency = latency_row(outputs)
+    latency = latency_row(compilation)
     if latency is not None:
         rows.append(latency)
+    if ENERGY in outputs.costs:
+        how = f"sum of parts, {compilation.need('costs').how[ENERGY]}"
+        rows.append(_cost_row(outputs, ENERGY, TITLES[ENERGY], how))
     rows.append(
         (
             f"{task.metric_name} ({len(task.val):,} samples)",
@@ -157,32 +167,32 @@ def result_rows(compilation: Compilation) -> list[tuple[str, str, str, str]]:
             f"{outputs.metric - outputs.teacher_metric:+.2f}",
         )
     )
-    for resource in (PARAMS, FLOPS, MEMORY):
-        before, after = outputs.teacher_costs[resource], outputs.costs[resource]
-        ratio = f"{after / before:.3f}x" if before else "-"
-        texts = format_cost(resource, before), format_cost(resource, after)
-        title = "peak activations" if resource == MEMORY else TITLES[resource]
-        rows.append((f"{title} (counted)", *texts, ratio))
+    titles = {MEMORY: "peak activations", SIZE: f"weights in {compilation.target.precision}"}
+    rows += [
+        _cost_row(outputs, resource, titles.get(resource, TITLES[resource]), "counted")
+        for resource in COUNTED
+    ]
     return rows
+
+
+def _cost_row(outputs: Outputs, resource: str, title: str, how: str) -> tuple[str, str, str, str]:
+    before, after = outputs.teacher_costs[resource], outputs.costs[resource]
+    ratio = f"{after / before:.3f}x" if before else "-"
+    return f"{title} ({how})", format_cost(resource, before), format_cost(resource, after), ratio
 
 
 def verdict(compilation: Compilation) -> tuple[bool, str]:
     """Whether the emitted student meets its budget, and a sentence that says so, and how it is known."""
     outputs: Outputs = compilation.need("outputs")
     missed = []
-    unmeasured = ""
-    if LATENCY in compilation.budget.resources and outputs.latency is None:
-        unmeasured = ", by an imported cost table: no network was timed"
-        if outputs.predictions is not None:
-            unmeasured = f", as PREDICTED ({predicted_ratio(outputs)}), not measured"
     for limit in compilation.budget.limits:
         own, student = outputs.teacher_costs[limit.resource], outputs.costs[limit.resource]
         allowed = limit.value * own if limit.relative else limit.value
         if student > allowed:
             missed.append(f"{limit.text} (got {student / own:.3f}x)")
     if missed:
-        return False, f"the budget is missed: {', '.join(missed)}{unmeasured}"
-    return True, f"the budget {compilation.budget} is met{unmeasured}"
+        return False, f"the budget is missed: {', '.join(missed)}{how_known(compilation)}"
+    return True, f"the budget {compilation.budget} is met{how_known(compilation)}"
 
 
 def replacements(compilation: Compilation) -> list[tuple[str, str, str]]:
@@ -221,6 +231,7 @@ def summary(compilation: Compilation) -> str:
                 "held-out loss: before, after a trial",
                 "predicted cost",
                 "measured before finetuning",
+                "off by",
             ),
             _finalist_rows(compilation, costs.teacher.get(LATENCY)),
         ),
@@ -262,9 +273,10 @@ def _own_and_dropped(compilation: Compilation) -> list[str]:
 def _error_of_sums(costs: CostTable) -> list[str]:
     if costs.how.get(LATENCY) not in ("measured", "imported"):
         return []
+    where = f" on {costs.elsewhere} (imported)" * bool(costs.elsewhere)
     return [
-        "Predicted latencies are sums of separately measured ops; over whole networks measured beside "
-        f"them they are off by {100 * costs.error:.1f} % on average.",
+        f"Predicted latencies are sums of ops measured one by one{where}; over whole networks measured "
+        f"beside them they are off by {100 * costs.error:.1f} % on average.",
         "",
     ]
 
@@ -279,9 +291,10 @@ def _finalist_rows(compilation: Compilation, teacher_ms: float | None) -> list[t
             for name in RESOURCES
             if name in item.plan.costs
         )
-        measured = "-"
+        measured = off = "-"
         if item.latency is not None and teacher_ms:
             measured = f"{item.latency} = {item.costs[LATENCY] / teacher_ms:.3f}x"
+            off = f"{100 * item.error:+.1f} %"
         trial = item.trial
         rows.append(
             (
@@ -291,6 +304,7 @@ def _finalist_rows(compilation: Compilation, teacher_ms: float | None) -> list[t
                 f"{trial.before:.4f}, {trial.after:.4f}" if trial is not None else "-",
                 predicted,
                 measured,
+                off,
             )
         )
     return rows

@@ -10,8 +10,8 @@ from lanac.errors import PoolError
 from lanac.ir import TEACHER, parse_op
 from lanac.ops.folding import is_foldable
 from lanac.passes import time_parts
-from lanac.passes.time_parts import Part
 from lanac.passes.op_modules import OpModules
+from lanac.passes.time_parts import Part
 
 OPS = [parse_op(text) for text in ("efn(e=3,k=3,se=0)", "cb_res(k=3)", "repvgg(k=3)")]
 
