@@ -220,4 +220,5 @@ def claim_folder(folder: Path, teacher: str) -> None:
             )
         return
     with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)  # the workspace may lie elsewhere
         write_atomically(note, json.dumps({"teacher": teacher}, indent=2).encode() + b"\n")

@@ -20,16 +20,17 @@ from lanac.instruments import Instruments
 from lanac.ir import Program
 from lanac.ops.pool import parse_pool
 from lanac.passes import CheckOutputs, EnumeratePool, MeasureCosts, Pass, TraceProgram, run_passes
-from lanac.targets import LATENCY, CostTable, Target, parse_budgets, parse_target
+from lanac.passes.latency import Thoroughness
+from lanac.targets import LATENCY, CostTable, Effort, Target, parse_budgets, parse_target
 from lanac.training.data import Data
 from lanac.training.inputs import forward_order
 from lanac.training.task import Task
 from lanac.workspace import Workspace
 
-_QUICK = 9, 4
-"""Rounds of timing and whole networks: half a minute for resnet50 on one core."""
+_QUICK = Thoroughness(Effort(least=7, most=15), 4, Effort(least=7, most=15))
+"""Half a minute for resnet50 on one core."""
 
-_SLOW = 3, 1
+_SLOW = Thoroughness(Effort(least=3, most=5), 1, Effort(least=3, most=5))
 """The same for a network of which one inference takes long; the shares scatter a little more."""
 
 _SLOW_S = 0.5
@@ -125,8 +126,8 @@ def inspect(  # like compile: the name that users expect
 
 
 def _costs(traced: Compilation) -> CostTable:
-    rounds, networks = _QUICK if _seconds(traced) < _SLOW_S else _SLOW
-    passes: list[Pass] = [EnumeratePool(tuple(parse_pool("skip"))), MeasureCosts(rounds, networks)]
+    how = _QUICK if _seconds(traced) < _SLOW_S else _SLOW
+    passes: list[Pass] = [EnumeratePool(tuple(parse_pool("skip"))), MeasureCosts(how)]
     try:
         done = run_passes(traced, passes)
     except BackendError as error:

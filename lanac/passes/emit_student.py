@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
-from lanac.backends import onnxruntime
 from lanac.backends.agreement import TOLERANCES, Agreement, difference
 from lanac.compilation import Compilation, Outputs
 from lanac.errors import BackendError
 from lanac.ir import named_tensors
 from lanac.ops.folding import Foldable, folded
-from lanac.passes.student_files import StudentFiles, student_folder, teacher_file
-from lanac.passes.time_finalists import target_inputs
+from lanac.passes.student_files import StudentFiles, student_folder
+from lanac.passes.time_networks import time_networks
+from lanac.passes.time_parts import timing_runtime
 from lanac.targets import (
     FLOPS,
     LATENCY,
@@ -26,7 +26,6 @@ from lanac.targets import (
     count_flops,
     count_params,
     peak_activation_bytes,
-    time_interleaved,
 )
 from lanac.training.data import in_order
 from lanac.training.device import on_device
@@ -69,20 +68,12 @@ class EmitStudent:
         return compilation.having(outputs=outputs)
 
     def _time(self, compilation: Compilation, written: StudentFiles) -> tuple[Timing, Timing]:
-        """Student and teacher as ONNX from the same exporter, interleaved."""
-        program, target = compilation.need("program"), compilation.target
-        teacher = teacher_file(compilation, written.inputs)
-        zeros = target_inputs(program, target.batch)
-        runs = [
-            onnxruntime.timed_run(path, zeros, target.threads) for path in (written.exact, teacher)
-        ]
-        with (
-            compilation.workspace.lock("measuring", "is measuring latencies", wait=True),
-            compilation.instruments.progress("timing the student", self.rounds) as advance,
-        ):
-            student_time, teacher_time = time_interleaved(
-                runs, threads=target.threads, rounds=self.rounds, progress=lambda _: advance(1)
-            )
+        """Student and teacher in the target's runtime, interleaved: the files that it reads."""
+        reads = timing_runtime(compilation).reads
+        timed = [written.read_as(reads), written.teacher_read_as(reads, compilation)]
+        student_time, teacher_time = time_networks(
+            compilation, timed, self.rounds, "timing the student"
+        )
         return student_time, teacher_time
 
 

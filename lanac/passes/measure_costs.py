@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -12,7 +12,8 @@ from lanac.compilation import Compilation, Dropped
 from lanac.errors import LanacError, PoolError
 from lanac.ir import TEACHER, OpSpec, Program, TensorSpec, signature
 from lanac.ops.pool import Pool
-from lanac.passes.latency import measure_latencies
+from lanac.passes.latency import Thoroughness
+from lanac.passes.latency_costs import latency_costs
 from lanac.passes.op_modules import OpModules
 from lanac.targets import (
     FLOPS,
@@ -35,12 +36,10 @@ class MeasureCosts:
     batch, interleaved with the whole teacher (`lanac.passes.latency`).
 
     Attributes:
-        rounds: how often each op is timed; the median counts.
-        networks: how many whole networks the sum of parts is fitted on.
+        how: how latency is measured.
     """
 
-    rounds: int = 15
-    networks: int = 8
+    how: Thoroughness = field(default_factory=Thoroughness)
     name = "measure_costs"
     needs = ("program", "pool")
     provides = ("costs", "pool")
@@ -55,11 +54,9 @@ class MeasureCosts:
         error = 0.0
         costs: dict[str, Mapping[str, Mapping[OpSpec, float]]] = dict(counted)
         if LATENCY in compilation.resources:
-            latency = measure_latencies(
-                compilation, modules, counted[PARAMS], self.rounds, self.networks
-            )
+            latency = latency_costs(compilation, modules, counted, self.how)
             costs[LATENCY], constants[LATENCY] = latency.costs, latency.constant
-            teacher[LATENCY], how[LATENCY] = latency.teacher, "measured"
+            teacher[LATENCY], how[LATENCY] = latency.teacher, latency.how
             error = latency.error
             compilation = compilation.dropping(latency.failed)
             pool = {

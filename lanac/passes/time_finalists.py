@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
-from lanac.backends import onnxruntime
 from lanac.compilation import Compilation, Finalist
 from lanac.ir import Program
 from lanac.ops.folding import folded
 from lanac.passes.assemble import assemble_student
-from lanac.targets import LATENCY, Timing, time_interleaved
+from lanac.passes.time_networks import target_specs, time_networks
+from lanac.passes.time_parts import timing_runtime
+from lanac.targets import LATENCY, Timing
 
 START = 0.95
 """Share of a latency budget that plans are selected for: measurements scatter by a few percent."""
@@ -72,18 +75,15 @@ class TimeFinalists:
         inputs = target_inputs(program, target.batch)
         networks = [program.teacher]
         networks += [folded(assemble_student(compilation, item.plan.ops)) for item in finalists]
-        runs = [
-            onnxruntime.timed_run(
-                onnxruntime.export_for_timing(network, inputs), inputs, target.threads
-            )
-            for network in networks
-        ]
-        with (
-            compilation.workspace.lock("measuring", "is measuring latencies", wait=True),
-            compilation.instruments.progress("timing the finalists", self.rounds) as advance,
-        ):
-            teacher, *students = time_interleaved(
-                runs, threads=target.threads, rounds=self.rounds, progress=lambda _: advance(1)
+        runtime = timing_runtime(compilation)
+        with tempfile.TemporaryDirectory(prefix="lanac-") as scratch:
+            files = []
+            for place, network in enumerate(networks):
+                folder = Path(scratch) / str(place)
+                folder.mkdir()
+                files.append(runtime.write(network.eval(), inputs, folder, target))
+            teacher, *students = time_networks(
+                compilation, files, self.rounds, "timing the finalists"
             )
         reference = compilation.need("costs").teacher[LATENCY]
         return tuple(
@@ -103,7 +103,5 @@ def _relative(timing: Timing, teacher: Timing) -> float:
 
 
 def target_inputs(program: Program, batch: int) -> tuple[torch.Tensor, ...]:
-    """Inputs of the network at the target's batch."""
-    return tuple(
-        torch.zeros(spec.with_batch(batch).shape, dtype=spec.dtype) for spec in program.input_specs
-    )
+    """Inputs of the network at the target's batch: zeros."""
+    return tuple(torch.zeros(spec.shape, dtype=spec.dtype) for spec in target_specs(program, batch))

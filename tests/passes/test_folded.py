@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -20,10 +21,12 @@ from lanac.ops.repvgg import Branches
 from lanac.passes import DistillCandidates, EmitStudent, MeasureCosts, TimeFinalists, student_files
 from lanac.passes.assemble import assemble_student
 from lanac.passes.emit_student import fold_student
-from lanac.targets import count_flops, count_params
+from lanac.passes.latency import Thoroughness
+from lanac.targets import Effort, count_flops, count_params
 
 OP = parse_op("repvgg(k=3)")
-COSTS = MeasureCosts(rounds=2, networks=6)
+QUICK = Thoroughness(Effort(least=2, most=2), 2, Effort(least=2, most=2))
+COSTS = MeasureCosts(replace(QUICK, networks=6))
 
 
 @pytest.fixture
@@ -123,7 +126,7 @@ def test_where_only_source_is_emitted_the_folded_student_is_timed(finetuned, mon
     for module in (onnx_backend, student_files):
         monkeypatch.setattr(module, "export_model", record)
     run_passes(finetuned, [EmitStudent(backends=("pytorch",), samples=4, rounds=2)])
-    teacher, student = timed
+    student, teacher = timed
     assert (finetuned.out / "teacher.onnx").exists()
     folder = finetuned.out / "flops-0.9x@cpu"
     assert sorted(path.name for path in folder.iterdir()) == ["student.py", "student.safetensors"]

@@ -23,12 +23,15 @@ from lanac.passes import (
     time_finalists,
 )
 from lanac.passes import evaluate_plans as evaluation
+from lanac.passes.latency import Thoroughness
 from lanac.solver import SelectionStatus, solve
-from lanac.targets import Timing
+from lanac.targets import Effort, Timing
 from lanac.targets.budget import parse_budgets
 
+QUICK = Thoroughness(Effort(least=2, most=2), 2, Effort(least=2, most=2))
+
 PREPARE = [
-    MeasureCosts(rounds=3, networks=2),
+    MeasureCosts(QUICK),
     PrunePool(),
     DistillCandidates(samples=32, batch=16),
     ScoreCandidates(64, 32),
@@ -166,10 +169,10 @@ class TestTime:
         compilation = run_passes(prepared(start, "0.6x"), [SelectPlans(plans=3)])
         times = []
 
-        def fake(runs, *, threads, rounds, progress):
-            return [Timing(ms, ms, ms, rounds) for ms in (10.0, *times)][: len(runs)]
+        def fake(compilation, networks, rounds, what):
+            return [Timing(ms, ms, ms, rounds) for ms in (10.0, *times)][: len(networks)]
 
-        monkeypatch.setattr(time_finalists, "time_interleaved", fake)
+        monkeypatch.setattr(time_finalists, "time_networks", fake)
 
         def finalists(*items):
             times[:] = [ms for ms, _ in items]
@@ -211,9 +214,7 @@ class TestTime:
         assert again.tightening["latency_ms"] == pytest.approx(0.98 * expected)
 
     def test_what_is_counted_needs_no_timing(self, start, monkeypatch):
-        monkeypatch.setattr(
-            time_finalists, "time_interleaved", lambda *_, **__: pytest.fail("timed")
-        )
+        monkeypatch.setattr(time_finalists, "time_networks", lambda *_, **__: pytest.fail("timed"))
         compilation = run_passes(prepared(start, "flops=0.6x", "skip"), [SelectPlans(plans=1)])
         compilation = compilation.having(finalists=(Finalist(compilation.plans[0], 0.2, 0.1, 9),))
         done = TimeFinalists().run(compilation)
@@ -222,11 +223,11 @@ class TestTime:
     def test_a_budget_that_stays_broken_is_given_up(self, start, monkeypatch):
         """Every finalist is measured at 0.65x, whatever is selected."""
 
-        def fake(runs, *, threads, rounds, progress):
-            return [Timing(ms, ms, ms, 1) for ms in (10.0, *[6.5] * (len(runs) - 1))]
+        def fake(compilation, networks, rounds, what):
+            return [Timing(ms, ms, ms, 1) for ms in (10.0, *[6.5] * (len(networks) - 1))]
 
         compilation = prepared(start, "0.6x")
-        monkeypatch.setattr(time_finalists, "time_interleaved", fake)
+        monkeypatch.setattr(time_finalists, "time_networks", fake)
         settings = Settings(plans=2, evaluate_images=64, finalists=1)
         with pytest.raises(InfeasibleBudgetError) as error:
             choose_plan(compilation.having(budget=parse_budgets("0.6x")[0]), settings)
