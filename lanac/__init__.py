@@ -13,6 +13,7 @@ from lanac.version import __version__
 
 if TYPE_CHECKING:
     from lanac.beginning import begin
+    from lanac.benching import Benchmark, bench
     from lanac.compilation import Compilation
     from lanac.compiler import Result, choose_plan, compile, preparation
     from lanac.explaining import Explanation, explain
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lanac.settings import Settings
 
 _HOMES = {
+    "Benchmark": "lanac.benching",
     "Compilation": "lanac.compilation",
     "Explanation": "lanac.explaining",
     "Exported": "lanac.exporting",
@@ -38,6 +40,7 @@ _HOMES = {
     "Settings": "lanac.settings",
     "SlotView": "lanac.ops.base",
     "begin": "lanac.beginning",
+    "bench": "lanac.benching",
     "choose_plan": "lanac.compiler",
     "compile": "lanac.compiler",
     "explain": "lanac.explaining",
@@ -49,6 +52,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Benchmark",
     "Compilation",
     "Explanation",
     "Exported",
@@ -63,6 +67,7 @@ __all__ = [
     "SlotView",
     "__version__",
     "begin",
+    "bench",
     "choose_plan",
     "compile",
     "explain",

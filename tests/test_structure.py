@@ -22,6 +22,7 @@ BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "training", "backe
 ALLOWED: dict[str, set[str]] = {
     "__init__": {
         "beginning",
+        "benching",
         "compilation",
         "compiler",
         "explaining",
@@ -60,13 +61,34 @@ ALLOWED: dict[str, set[str]] = {
     }
     | {"targets", "training"},
     "explaining": {"finished", "ir", "solver"},
+    "abilities": {"backends", "targets"},
+    "benching": {"backends", "finished", "ir", "targets"},
     "exporting": {"backends", "compiler", "finished", "targets", "workspace"},
     "finished": {"targets", "workspace"},
     "fronts": BELOW_PASSES | {"beginning", "compilation", "compiler", "passes", "settings"},
     "inspection": BELOW_PASSES | {"beginning", "compilation", "instruments", "workspace", "passes"},
-    "report": {"compilation", "compiler", "explaining", "exporting", "inspection", "instruments"}
+    "report": {
+        "abilities",
+        "benching",
+        "compilation",
+        "compiler",
+        "explaining",
+        "exporting",
+        "inspection",
+        "instruments",
+    }
     | {"fronts", "ir", "passes", "targets", "workspace"},
-    "cli": {"compilation", "compiler", "explaining", "exporting", "inspection", "instruments", "ir"}
+    "cli": {
+        "abilities",
+        "benching",
+        "compilation",
+        "compiler",
+        "explaining",
+        "exporting",
+        "inspection",
+        "instruments",
+        "ir",
+    }
     | {"frontend", "fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
 }
 """What a part of lanac may import beside itself and what is open to all."""
