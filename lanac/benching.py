@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from lanac.backends.onnx import BACKEND as ONNX
 from lanac.backends.onnx_files import Signature, read_signature
 from lanac.errors import BackendError, CommandError
 from lanac.finished import read_student
+from lanac.instruments import Instruments
 from lanac.ir import TensorSpec
 from lanac.targets import Target, Timing, parse_target, sample_interleaved
 from lanac.targets.timing import summarise
@@ -56,7 +56,7 @@ def bench(
     target: str | None = None,
     rounds: int = 41,
     teacher: str | Path | None = None,
-    progress: Callable[[int], None] | None = None,
+    instruments: Instruments | None = None,
 ) -> Benchmark:
     """Times a finished student beside its teacher, interleaved, in the target's runtime.
 
@@ -67,7 +67,7 @@ def bench(
         target: where; default: what the student was compiled for.
         rounds: measurements of each.
         teacher: the teacher as ONNX; default: the file that lies beside the students.
-        progress: called with the number of finished rounds, of a third of `rounds`.
+        instruments: what shows the progress; default: the log.
 
     Raises:
         LanacError: anything that is the user's to mend; the message says how.
@@ -86,7 +86,7 @@ def bench(
             _files(runtime, model, Path(scratch) / name, wanted)
             for name, model in (("teacher", other), ("student", own))
         ]
-        taken = _sample(runtime, wanted, files, signature, rounds, progress)
+        taken = _sample(runtime, wanted, files, signature, rounds, instruments or Instruments())
     ratios = [mine / theirs for theirs, mine in zip(*taken, strict=True)]
     spread = summarise(ratios)
     return Benchmark(
@@ -154,7 +154,7 @@ def _sample(
     files: list[tuple[Path, ...]],
     signature: Signature,
     rounds: int,
-    progress: Callable[[int], None] | None,
+    instruments: Instruments,
 ) -> list[list[float]]:
     """Milliseconds of each network in each round, over all the times that it is opened."""
     specs = tuple(
@@ -168,7 +168,9 @@ def _sample(
             for session in range(SESSIONS)
             for index, network in enumerate(files)
         ]
-        taken = sample_interleaved(samplers, rounds=-(-rounds // SESSIONS), progress=progress)
+        each = -(-rounds // SESSIONS)
+        with instruments.progress("timing", each) as advance:
+            taken = sample_interleaved(samplers, rounds=each, progress=lambda _: advance(1))
     except WorkerDied as error:
         raise BackendError(f"a network cannot be timed on {target}: {error}") from error
     finally:

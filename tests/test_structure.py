@@ -62,7 +62,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"targets", "training"},
     "explaining": {"finished", "ir", "solver"},
     "abilities": {"backends", "targets"},
-    "benching": {"backends", "finished", "ir", "targets"},
+    "benching": {"backends", "finished", "instruments", "ir", "targets"},
     "exporting": {"backends", "compiler", "finished", "targets", "workspace"},
     "finished": {"targets", "workspace"},
     "fronts": BELOW_PASSES | {"beginning", "compilation", "compiler", "passes", "settings"},

@@ -36,21 +36,19 @@ def bench_student(
     """
     from rich.console import Console
 
-    from lanac.benching import SESSIONS, bench
+    from lanac.benching import bench
     from lanac.report.bench import record, show_benchmark
     from lanac.report.console import ConsoleInstruments
 
     # JSON has standard output for itself.
     console = Console(stderr=json, soft_wrap=not sys.stdout.isatty())
-    each = -(-rounds // SESSIONS)
-    with ConsoleInstruments(console).progress("timing", each) as advance:
-        found = bench(
-            student,
-            target=target,
-            rounds=rounds,
-            teacher=teacher,
-            progress=lambda _: advance(1),
-        )
+    found = bench(
+        student,
+        target=target,
+        rounds=rounds,
+        teacher=teacher,
+        instruments=ConsoleInstruments(console),
+    )
     if json:
         typer.echo(record(found))
     else:
