@@ -13,6 +13,7 @@ from lanac.version import __version__
 
 if TYPE_CHECKING:
     from lanac.beginning import begin
+    from lanac.benching import Benchmark, bench
     from lanac.comparison import compare
     from lanac.compilation import Compilation
     from lanac.compiler import Result, choose_plan, compile, preparation
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from lanac.settings import ComparisonSettings, Settings
 
 _HOMES = {
+    "Benchmark": "lanac.benching",
     "ComparisonSettings": "lanac.settings",
     "Compilation": "lanac.compilation",
     "Explanation": "lanac.explaining",
@@ -41,6 +43,7 @@ _HOMES = {
     "Settings": "lanac.settings",
     "SlotView": "lanac.ops.base",
     "begin": "lanac.beginning",
+    "bench": "lanac.benching",
     "choose_plan": "lanac.compiler",
     "compare": "lanac.comparison",
     "compile": "lanac.compiler",
@@ -54,6 +57,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Benchmark",
     "ComparisonSettings",
     "Compilation",
     "Explanation",
@@ -69,6 +73,7 @@ __all__ = [
     "SlotView",
     "__version__",
     "begin",
+    "bench",
     "choose_plan",
     "compare",
     "compile",

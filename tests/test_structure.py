@@ -19,12 +19,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 OPEN_TO_ALL = {"errors", "registry", "version"}
 BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "search", "training", "backends"}
-PUBLIC_SIDE = {"comparison", "compilation", "compiler", "explaining", "exporting", "fronts"} | {
-    "inspection", "instruments", "measuring", "predicting",
+PUBLIC_SIDE = {
+    "abilities", "benching", "comparison", "compilation", "compiler", "explaining", "exporting",
+    "fronts", "inspection", "instruments", "measuring", "predicting",
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "__init__": {
         "beginning",
+        "benching",
         "comparison",
         "compilation",
         "compiler",
@@ -66,6 +68,8 @@ ALLOWED: dict[str, set[str]] = {
     }
     | {"targets", "training"},
     "explaining": {"finished", "ir", "solver"},
+    "abilities": {"backends", "targets"},
+    "benching": {"backends", "finished", "instruments", "ir", "targets"},
     "exporting": {"backends", "compiler", "finished", "targets", "workspace"},
     "finished": {"targets", "workspace"},
     "fronts": BELOW_PASSES | {"beginning", "compilation", "compiler", "passes", "settings"},

@@ -65,9 +65,9 @@ def not_runnable(target: Target, library: str) -> str | None:
     installed = library_version(library)
     if installed is None:
         return f"{PACKAGES[library]} is not installed (pip install {PACKAGES[library]})"
-    if not target.entry.is_here():
-        here = cuda_device()
-        return f"this machine has no {target.entry.title}" + (f", it has {here}" if here else "")
+    absent = target.entry.absent()
+    if absent is not None:
+        return absent
     if library == TENSORRT and not _fits(installed, target):
         return f"TensorRT {installed} is installed, and the target needs {wanted_version(target)}"
     return None

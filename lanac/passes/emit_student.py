@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,16 +9,12 @@ import torch
 from torch import Tensor, fx
 
 from lanac.backends.agreement import TOLERANCES, difference
-from lanac.backends.base import BACKENDS
-from lanac.backends.from_onnx import FromOnnx
-from lanac.backends.onnx import BACKEND as ONNX
 from lanac.compilation import Compilation, Outputs
 from lanac.errors import BackendError
 from lanac.ir import named_tensors
 from lanac.ops.folding import Foldable, folded
 from lanac.passes.latency_costs import untimed
 from lanac.passes.student_files import StudentFiles, student_folder, teacher_file
-from lanac.passes.time_finalists import target_inputs
 from lanac.passes.time_networks import time_networks
 from lanac.passes.time_parts import timing_runtime
 from lanac.targets import (
@@ -71,47 +66,21 @@ class EmitStudent:
                 written.add(name, classes=task.labelled and task.user_metric is None)
             written.publish()
             # `lanac bench` wants it also where nothing can be timed here.
-            teacher = teacher_file(compilation, inputs)
+            teacher_file(compilation, inputs)
             why, timed = untimed(compilation), None
             if why is None:
-                timed = self._time(compilation, written, teacher)
+                timed = self._time(compilation, written)
         outputs = _outputs(compilation, student, folder, written, timed)
         return compilation.having(outputs=replace(outputs, untimed=why or ""))
 
-    def _time(
-        self, compilation: Compilation, written: StudentFiles, teacher: Path
-    ) -> tuple[Timing, Timing]:
-        """Student and teacher in the target's runtime, interleaved: the files that it reads.
-
-        Where those were not asked for, they are written for the timing alone.
-        """
+    def _time(self, compilation: Compilation, written: StudentFiles) -> tuple[Timing, Timing]:
+        """Student and teacher in the target's runtime, interleaved: the files that it reads."""
         reads = timing_runtime(compilation).reads
-        program = compilation.need("program")
-        with tempfile.TemporaryDirectory(prefix="lanac-") as scratch:
-            ours, theirs = Path(scratch) / "student", Path(scratch) / "teacher"
-            networks = [
-                written.paths(reads)
-                or _files_for(compilation, reads, written.student, written.exact, ours),
-                _files_for(compilation, reads, program.teacher, teacher, theirs),
-            ]
-            student_time, teacher_time = time_networks(
-                compilation, networks, self.rounds, "timing the student"
-            )
+        timed = [written.read_as(reads), written.teacher_read_as(reads, compilation)]
+        student_time, teacher_time = time_networks(
+            compilation, timed, self.rounds, "timing the student"
+        )
         return student_time, teacher_time
-
-
-def _files_for(
-    compilation: Compilation, output: str, network: fx.GraphModule, model: Path, folder: Path
-) -> tuple[Path, ...]:
-    """Files of an output for a network of which there is the ONNX model already."""
-    if output == ONNX.name:
-        return (model,)
-    backend, target = BACKENDS.get(output), compilation.target
-    folder.mkdir()
-    if isinstance(backend, FromOnnx):
-        return backend.convert(model, folder, target)
-    inputs = target_inputs(compilation.need("program"), target.batch)
-    return backend.emit(network.eval(), folder, inputs, target)
 
 
 def real_inputs(compilation: Compilation, samples: int) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -63,7 +64,8 @@ class StudentFiles:
     def exact(self) -> Path:
         """The student as an fp32 ONNX file: one export serves all that is made of it, and timing."""
         with disk_errors(self._folder):
-            return ONNX.emit(self.student, _fresh(self._scratch), self.inputs, self.target)[0]
+            place = _fresh(self._scratch / "student")
+            return ONNX.emit(self.student, place, self.inputs, self.target)[0]
 
     def add(self, name: str, *, classes: bool) -> None:
         """Writes an output and compares it with the student.
@@ -102,9 +104,28 @@ class StudentFiles:
         with disk_errors(self._folder):
             _replace(self._partial, self._folder)
 
-    def paths(self, name: str) -> tuple[Path, ...]:
-        """The published files of an output; none where it was not asked for."""
-        return tuple(self._folder / file for file in self.files.get(name, ()))
+    def read_as(self, output: str) -> tuple[Path, ...]:
+        """The student's published files of an output; written for the moment where not asked for."""
+        if output in self.files:
+            return tuple(self._folder / name for name in self.files[output])
+        return self._made(output, self.student, self.exact)
+
+    def teacher_read_as(self, output: str, compilation: Compilation) -> tuple[Path, ...]:
+        """The teacher's files of an output, for the moment; as ONNX they stay."""
+        program = compilation.need("program")
+        return self._made(output, program.teacher, teacher_file(compilation, self.inputs))
+
+    def _made(self, output: str, network: fx.GraphModule, model: Path) -> tuple[Path, ...]:
+        """Files of an output of a network of which there is the ONNX model already."""
+        if output == ONNX.name:
+            return (model,)
+        backend = BACKENDS.get(output)
+        with disk_errors(self._folder):
+            self._scratch.mkdir(exist_ok=True)
+            place = Path(tempfile.mkdtemp(dir=self._scratch))
+            if isinstance(backend, FromOnnx):
+                return backend.convert(model, place, self.target)
+            return backend.emit(network.eval(), place, self.inputs, self.target)
 
     def _run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(tensor for _, tensor in named_tensors(self.student(*inputs)))

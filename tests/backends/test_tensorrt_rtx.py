@@ -20,7 +20,7 @@ from lanac.backends.base import RUNTIMES
 from lanac.backends.onnx_files import Signature, Value
 from lanac.backends.tensorrt_rtx import BACKEND, RUNTIME
 from lanac.errors import BackendError
-from lanac.targets import parse_target
+from lanac.targets import device, parse_target
 
 needs_builder = pytest.mark.skipif(
     _engines.library_version("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed"
@@ -54,7 +54,7 @@ def test_an_engine_for_each_precision_and_what_it_was_built_of(
         (note,) = BACKEND.notes(files, target)
         assert note == (
             "student.rtx.engine was built and its header checked, but not run: this machine has no "
-            f"{target.entry.title}. What was compared is {onnx}, of which it was built"
+            f"CUDA device that torch can use. What was compared is {onnx}, of which it was built"
         )
 
 
@@ -135,9 +135,9 @@ def test_where_the_library_is_missing_it_says_so(monkeypatch: pytest.MonkeyPatch
 
 def test_a_gpu_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_nvidia, "library_version", lambda library: "1.7")
-    monkeypatch.setattr(_nvidia, "cuda_device", lambda: "NVIDIA T4")
+    monkeypatch.setattr(device, "cuda_device", lambda: "NVIDIA T4")
     found = RUNTIME.unavailable(parse_target("rtx3090:tensorrt_rtx"))
-    assert found == "this machine has no NVIDIA GeForce RTX 3090, it has NVIDIA T4"
+    assert found == "this machine's first CUDA device is NVIDIA T4, no NVIDIA GeForce RTX 3090"
     assert RUNTIMES.get("tensorrt_rtx") is RUNTIME
 
 
