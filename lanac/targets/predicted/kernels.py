@@ -27,6 +27,8 @@ _FREE = {
 }  # fmt: skip
 """Operators that start no kernel."""
 
+_ATTENTION = F.scaled_dot_product_attention
+
 _CONTIGUOUS = {"native_layer_norm", "native_group_norm", "_softmax", "_log_softmax"}
 """Operators that copy an input that is not contiguous before they read it."""
 
@@ -297,14 +299,21 @@ class _AttentionMode(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            query, key, value = (
-                args[i] if i < len(args) else kwargs[name]
-                for i, name in enumerate(("query", "key", "value"))
-            )
-            mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
-            return self._recorder.note_attention(query, key, value, mask)
+        if func is _ATTENTION:
+            return self._attention(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            # The mode is off while it handles a call, and this one calls attention inside.
+            F.scaled_dot_product_attention = self._attention
+            try:
+                return func(*args, **kwargs)
+            finally:
+                F.scaled_dot_product_attention = _ATTENTION
         return func(*args, **kwargs)
+
+    def _attention(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *_: Any, **__: Any
+    ) -> Tensor:
+        return self._recorder.note_attention(query, key, value, attn_mask)
 
 
 def _kept_outputs(name: str) -> int:

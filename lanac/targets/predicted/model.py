@@ -30,6 +30,7 @@ _IS_DENSE = np.array([kind in DENSE for kind in CLASSES])
 _IS_MULTIPLYING = np.array([kind in MULTIPLYING for kind in CLASSES])
 _IS_CONVOLUTION = np.array([kind in CONVOLUTIONS and kind != "depthwise" for kind in CLASSES])
 _HAS_ROWS = np.array([kind in ("norm", "softmax") for kind in CLASSES])
+_BLOCK = 32.0
 _TILE = 128.0
 """Rows and columns of the part of a product that one core takes."""
 
@@ -145,7 +146,7 @@ def latencies_ms(features: Features, figures: Figures, constants: Constants) -> 
     kind = features.kind
     nbytes = features.read + features.written
     speed = figures.bandwidth * 1e6 * per_class(constants, "b")[kind]  # bytes per ms
-    resting = 1.0 / (1.0 + (nbytes / (figures.cache_mb * 1e6 * constants["cache_share"])) ** 2)
+    resting = 1.0 / (1.0 + nbytes / (figures.cache_mb * 1e6 * constants["cache_share"]))
     gain = 1.0 + (constants["cache_gain"] - 1.0) * resting
     slow = 1.0 + (constants["strided"] - 1.0) * features.strided
     row = np.where(_HAS_ROWS[kind] & (features.k > 0), features.k, np.inf)
@@ -160,6 +161,13 @@ def latencies_ms(features: Features, figures: Figures, constants: Constants) -> 
     return taken
 
 
+def _full(columns: Array) -> Array:
+    """Share of the last column block that is used; blocks are filled up."""
+    blocks = np.ceil(np.maximum(columns, 1.0) / _BLOCK)
+    full: Array = np.maximum(columns, 1.0) / (blocks * _BLOCK)
+    return full
+
+
 def _saturation(features: Features, figures: Figures, constants: Constants) -> Array:
     """Share of the peak that a product of this shape can reach, before the class's efficiency."""
     kind = features.kind
@@ -168,7 +176,8 @@ def _saturation(features: Features, figures: Figures, constants: Constants) -> A
         * features.n / (features.n + constants["half_n"])
     )  # fmt: skip
     width = np.minimum(features.n, features.k / np.maximum(features.window, 1.0))
-    grouped = width / (width + constants["half_width"])
+    grouped = width / (width + constants["half_width"]) * _full(width) ** constants["padding"]
+    dense = dense * _full(features.n) ** constants["padding"]
     head = (
         features.k / (features.k + constants["half_head"])
         * features.n / (features.n + constants["half_tokens"])

@@ -57,6 +57,7 @@ def predict_table(
     *,
     key_of: Callable[[Slot, OpSpec], Hashable] | None = None,
     progress: Callable[[int], None] | None = None,
+    way: Way | None = None,
 ) -> PredictedTable:
     """Predicts all costs of a pool.
 
@@ -68,11 +69,12 @@ def predict_table(
         target: a device whose figures are known.
         key_of: equal for ops that run the same kernels; default: every slot and op on its own.
         progress: called with 1 after every op.
+        way: how the target runs networks; default: as `way_of` says.
 
     Raises:
         PredictionError: nothing is known of the target, or the teacher cannot be listed.
     """
-    way, batch = way_of(target), target.batch
+    way, batch = way or way_of(target), target.batch
     known: dict[Hashable, DeviceTime | str] = {}
 
     def time_of(slot: Slot, op: OpSpec) -> DeviceTime | str:
