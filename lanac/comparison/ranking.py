@@ -84,6 +84,8 @@ def compare_ranking(
 ) -> Ranking:
     """Draws and selects plans at several budgets and measures their losses.
 
+    Drawn plans use nine tenths of their budget: otherwise the budgets would differ in name alone.
+
     The budgets lie between the smallest that can be reached and the teacher's own cost, of the
     first resource that the user's budget limits; its other limits hold everywhere.
 

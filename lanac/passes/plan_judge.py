@@ -22,6 +22,10 @@ from lanac.training.device import on_device
 from lanac.workspace import Result, key_of
 
 _JUDGED, _MIXED = "judged plan", "mixture"
+_LEAST_SHARE = 1e-3
+"""An op with a smaller share of a mixture does not run: what it would add, and teach, is as small."""
+_MIXTURE_PART, _LEAST_BATCH = 4, 16
+"""A mixture takes the time and the memory of all its ops: its batch is a part of a plan's."""
 
 
 def cost_clock(device: torch.device) -> Callable[[], float]:
@@ -38,7 +42,7 @@ class PlanJudge:
     Args:
         compilation: with program, pool and weights.
         images: training images that a plan is judged on.
-        batch: images per forward pass, and per gradient step of a mixture.
+        batch: images per forward pass; a mixture takes a quarter of it.
         advance: gets one step per plan or mixture.
 
     Attributes:
@@ -52,6 +56,7 @@ class PlanJudge:
         self, compilation: Compilation, images: int, batch: int, advance: Advance = lambda _: None
     ) -> None:
         self._compilation, self._batch, self._advance = compilation, batch, advance
+        self._mixture_batch = min(batch, max(_LEAST_BATCH, batch // _MIXTURE_PART))
         self.images = min(images, len(compilation.task.train))
         self._evaluation: PlanEvaluation | None = None
         self._mixture: _Mixture | None = None
@@ -92,7 +97,7 @@ class PlanJudge:
 
     def mixture(self, shares: Sequence[Tensor], step: int) -> tuple[float, list[Tensor]]:
         """The loss with every slot's ops added up by shares, and its derivative by them."""
-        key = key_of(self.pool_key, step, self._batch, list(shares))
+        key = key_of(self.pool_key, step, self._mixture_batch, list(shares))
         stored = self._compilation.workspace.get(_MIXED, key)
         if stored is None:
             self._mixture = self._mixture or _Mixture(self._compilation)
@@ -123,8 +128,9 @@ class PlanJudge:
 
     def _training_batch(self, step: int) -> Batch:
         data, seed = self._compilation.task.train, self._compilation.seed
-        epoch, place = divmod(step, max(1, len(data) // self._batch))
-        indices = shuffled(len(data), self._batch, seed, epoch)[place]
+        size = self._mixture_batch
+        epoch, place = divmod(step, max(1, len(data) // size))
+        indices = shuffled(len(data), size, seed, epoch)[place]
         return next(iter(data.batches([indices], seed + step))).to(self._compilation.device)
 
     def _note(self, asked: int, seconds: float) -> None:
@@ -175,7 +181,7 @@ class _Mixture:
 
 
 class _Sum(nn.Module):
-    """The ops of a slot, added up by `shares`; those with a share of 0 do not run."""
+    """The ops of a slot, added up by `shares`; those that hardly count do not run."""
 
     shares: Tensor
 
@@ -184,10 +190,11 @@ class _Sum(nn.Module):
         self.ops = nn.ModuleList(load_op(compilation, slot, op) for op in ops)
 
     def forward(self, x: Tensor) -> Tensor:
+        least = min(_LEAST_SHARE, self.shares.max().item() / 2)
         # Copied: an op that writes into its input must not spoil the next one's.
         terms = [
             share * op(x.clone())
             for op, share in zip(self.ops, self.shares, strict=True)
-            if share.item() != 0
+            if share.item() > least
         ]
         return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]

@@ -54,7 +54,7 @@ class SearchPlans:
         method: a name of `lanac.search.METHODS`.
         options: how much work.
         images: training images that a plan is judged on.
-        batch: images per forward pass, and per gradient step.
+        batch: images per forward pass; a gradient step takes a quarter of it.
     """
 
     method: str

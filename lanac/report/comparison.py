@@ -133,7 +133,7 @@ def _show_ranking(console: Console, comparison: Ranking) -> None:
         f"{drawn} drawn plans, {comparison.tau_selected:.3f} over {selected} plans that SCIP "
         "selected",
         f"the teacher's loss is {comparison.teacher_loss:.4f}. All losses are before finetuning, on "
-        f"{comparison.images} training samples. drawn: evenly from all plans that keep the budget. "
+        f"{comparison.images} training samples. drawn: evenly from plans that keep the budget and use it. "
         "best of K: of SCIP's first K diverse plans",
     ]
     _explain(console, lines)

@@ -76,10 +76,15 @@ def _scatter(ranking: Ranking, measured: Sequence[float], y: Scale) -> list[str]
         parts += [_dot(ranking, item, x, y, colour, 2.6) for item in budget.drawn]
     for budget in ranking.budgets:
         parts += [_dot(ranking, item, x, y, _SELECTED, 2.0) for item in budget.selected]
-    for number, (budget, colour) in enumerate(zip(ranking.budgets, _DRAWN, strict=False)):
-        parts += _key(_LEFT + 12, _TOP + 16 + 16 * number, colour, f"drawn at {budget.ratio:.2f}x")
-    last = _TOP + 16 + 16 * len(ranking.budgets)
-    return [*parts, *_key(_LEFT + 12, last, _SELECTED, "selected by SCIP")]
+    # Where no plan is: predicted to be bad, and good.
+    keys = [
+        (colour, f"drawn at {budget.ratio:.2f}x")
+        for budget, colour in zip(ranking.budgets, _DRAWN, strict=False)
+    ]
+    keys.append((_SELECTED, "selected by SCIP"))
+    for number, (colour, text) in enumerate(reversed(keys)):
+        parts += _key(_LEFT + _PANEL - 120, _HEIGHT - _BOTTOM - 12 - 16 * number, colour, text)
+    return parts
 
 
 def _boxes(ranking: Ranking, measured: Sequence[float], y: Scale) -> list[str]:
@@ -108,11 +113,11 @@ def _boxes(ranking: Ranking, measured: Sequence[float], y: Scale) -> list[str]:
         for place, (count, loss) in enumerate(budget.best.items()):
             mark = _mark(middle + 8 + 13 * place, y(loss), count, f"best of K={count}: {loss:.4f}")
             parts.append(mark)
-    x = left + _PANEL - 120
-    for number, count in enumerate(sorted({c for budget in ranking.budgets for c in budget.best})):
-        height = _TOP + 16 + 16 * number
-        parts.append(_mark(x, height - 4, count, f"K={count}"))
-        parts.append(text_at(x + 12, height, f"best of K={count}", 12, INK))
+    x = left + 110
+    for count in sorted({count for budget in ranking.budgets for count in budget.best}):
+        parts.append(_mark(x, _TOP - 16, count, f"K={count}"))
+        parts.append(text_at(x + 10, _TOP - 12, f"best of K={count}", 12, INK))
+        x += 110
     return parts
 
 

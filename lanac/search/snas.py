@@ -17,7 +17,7 @@ from torch.distributions import RelaxedOneHotCategorical
 from lanac.search.base import Judge, SearchOptions
 from lanac.search.space import Choices, Space
 
-_HOT, _COLD = 5.0, 0.3
+_HOT, _COLD = 2.0, 0.2
 """Temperature at the start and at the end."""
 _RATE = 0.1
 """Adam's learning rate of the logits."""

@@ -19,6 +19,7 @@ Choices = tuple[int, ...]
 
 _NEAR = 1e-9
 """Share of a limit within which sums of floats are not believed."""
+_LEFT = "left over"
 _SWEEPS = 4
 """Times that every slot is drawn anew between two plans."""
 
@@ -33,6 +34,31 @@ def cheapest_problem(problem: SelectionProblem) -> SelectionProblem:
             row[:] = [score + cost / span for score, cost in zip(row, costs, strict=True)]
     rows = tuple(map(tuple, scores))
     return replace(problem, scores=rows, plan_count=1, max_overlap=None, pair_scores={})
+
+
+def using_problem(problem: SelectionProblem, share: float) -> SelectionProblem:
+    """The same limits, but of the first one that much of the room is used, from the cheapest plan on.
+
+    Where the limit is above every plan's total, the room ends at the largest total. What is used has
+    to be more than something, so what is left over the dearest ops is limited.
+    """
+    limits = problem.every_limit()
+    if not limits:
+        return problem
+    table = [
+        [limits[0].table[slot][op] for op in pool] for slot, pool in enumerate(allowed_ops(problem))
+    ]
+    least, most = sum(map(min, table)), sum(map(max, table))
+    top = min(limits[0].most - limits[0].constant, most)
+    tops = [max(row) for row in limits[0].table]
+    left = tuple(
+        tuple(high - cost for cost in row) for high, row in zip(tops, limits[0].table, strict=True)
+    )
+    return replace(
+        problem,
+        costs={**problem.costs, _LEFT: left},
+        limits={**problem.limits, _LEFT: sum(tops) - least - share * (top - least)},
+    )
 
 
 class Space:
@@ -64,6 +90,12 @@ class Space:
         self._rest = np.concatenate([behind[1:], np.zeros((1, len(self._limits)))]).T
         if not self.allows(start):
             raise ValueError(f"the plan to start from, {start}, breaks a limit")
+
+    def using(self, share: float, seed: int) -> Space | None:
+        """The plans that use so much of the first limit's room; None where there are none."""
+        narrow = using_problem(self.problem, share)
+        found = solve(cheapest_problem(narrow), seed=seed, time_limit_s=10.0).plans
+        return Space(narrow, found[0].choices) if found else None
 
     @property
     def slots(self) -> int:

@@ -109,3 +109,26 @@ def test_open_ops_leave_enough_for_the_rest(make, space_of, every_plan):
             going_on = {other[slot] for other in plans if other[:slot] == plan[:slot]}
             assert set(np.flatnonzero(is_open).tolist()) == going_on
             used = space.take(slot, op, used)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_drawn_plans_use_the_budget(make, space_of, share):
+    space = space_of(make(10, 6, seed=8, share=share))
+    least = space.verified(space.start).costs["cost0"]
+    limit = space.problem.limits["cost0"]
+    plans = draw_plans(space, 40, seed=0)
+    assert len(set(plans)) == 40
+    for plan in plans:
+        used = space.verified(plan).costs["cost0"] - least
+        assert 0.9 * (limit - least) - 1e-9 <= used <= limit - least
+
+
+def test_where_no_plan_uses_the_budget_any_is_drawn(make, space_of):
+    """One op costs all, the other nothing, and nothing is left for the first."""
+    problem = replace(
+        make(3, 2, seed=0),
+        costs={"cost0": ((1.0, 0.0), (5.0, 0.0), (5.0, 0.0))},
+        constants={},
+        limits={"cost0": 4.0},
+    )
+    assert set(draw_plans(space_of(problem), 9, seed=0)) == {(0, 1, 1), (1, 1, 1)}
