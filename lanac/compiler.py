@@ -394,4 +394,5 @@ def claim_folder(folder: Path, teacher: str) -> None:
             )
         return
     with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(note, json.dumps({"teacher": teacher}, indent=2).encode() + b"\n")
