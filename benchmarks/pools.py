@@ -5,10 +5,11 @@
     python benchmarks/pools.py --workdir pools --table              # what has been found so far
 
 For each pool the ops that are cheaper than what they replace are built, fitted and distilled for
-`--minutes`. Of fresh ops a draw takes part, the same for all pools: `--fresh` among those with fewer
-flops than their slot's own, as many from each slot; where the time is too short for `--least` samples
-each, the last drawn are left out. What inherits is never left out. What a student is worth is its top-1
-on Fashion-MNIST's test images against its latency in ONNX Runtime, timed in turn with the teacher's.
+`--minutes` of CPU time. Of fresh ops a draw takes part, the same for all pools: `--fresh` among those
+with fewer flops than their slot's own, as many from each slot; where the time is too short for `--least`
+samples each, the last drawn are left out. What inherits is never left out. What a student is worth is
+its top-1 on Fashion-MNIST's test images against its latency in ONNX Runtime, timed in turn with the
+teacher's.
 
 Rows are written as they come. A run that was killed goes on where it was; pools may run in one process
 each. All pools of a network share one workspace: an op costs the same in all of them.
@@ -152,8 +153,8 @@ class Stopwatch(Instruments):
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int, done: int = 0) -> Iterator[Advance]:
-        times = self.steps[what.split()[0]] = [time.perf_counter()]
-        yield lambda steps: times.append(time.perf_counter())
+        times = self.steps[what.split()[0]] = [time.process_time()]
+        yield lambda steps: times.append(time.process_time())
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def choose_work(
     if not trained_ops(pruned):
         return pruned, BATCH
     watch = Stopwatch()
-    start = time.perf_counter()
+    start = time.process_time()
     trial = DistillCandidates(samples=4 * BATCH, batch=BATCH)
     run_passes(replace(pruned, instruments=watch), [trial])
     times = watch.steps["distilling"]
@@ -219,7 +220,7 @@ def choose_work(
     print(f"  once {once:.0f} s, a step {step:.2f} s: {samples} samples in {seconds:.0f} s")
     if samples >= least:
         return pruned, min(samples, most)
-    # A step of the teacher's own, and what inherits, count as if they were fresh.
+    # As if every op took the same time.
     share = seconds / (once + step * least / BATCH)
     pool = pruned.need("pool")
     ordered = [(name, op) for name, op in draw(pruned) if op in pool[name]]
@@ -259,11 +260,11 @@ def prepare(
         name: tuple(op for op in ops if str(op) in notes["pool"][name])
         for name, ops in pruned.need("pool").items()
     }
-    start = time.perf_counter()
+    start = time.process_time()
     distilled = run_passes(
         pruned.having(pool=pool_of), [DistillCandidates(notes["samples"], BATCH)]
     )
-    notes.setdefault("minutes", (time.perf_counter() - start) / 60)
+    notes.setdefault("minutes", (time.process_time() - start) / 60)
     return run_passes(distilled, [ScoreCandidates(arguments.score, 128)])
 
 
