@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
 from lanac.backends import onnxruntime  # noqa: E402
-from lanac.compiler import begin  # noqa: E402
+from lanac.beginning import begin  # noqa: E402
 from lanac.frontend.model_file import load_model_file  # noqa: E402
 from lanac.ir import TEACHER  # noqa: E402
 from lanac.ops.base import SlotView  # noqa: E402

@@ -22,8 +22,9 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "fashion_mnist")]
 
+from lanac.beginning import begin  # noqa: E402
 from lanac.compilation import Compilation  # noqa: E402 - the paths come first
-from lanac.compiler import begin, preparation  # noqa: E402
+from lanac.compiler import preparation  # noqa: E402
 from lanac.frontend.model_file import load_model_file  # noqa: E402
 from lanac.ir import TEACHER, OpSpec  # noqa: E402
 from lanac.ops.pool import parse_pool  # noqa: E402

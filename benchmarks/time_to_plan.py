@@ -19,7 +19,8 @@ START = time.perf_counter()
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from lanac.compiler import begin, choose_plan, preparation  # noqa: E402
+from lanac.beginning import begin  # noqa: E402
+from lanac.compiler import choose_plan, preparation  # noqa: E402
 from lanac.frontend.model_file import load_model_file  # noqa: E402
 from lanac.instruments import Instruments  # noqa: E402
 from lanac.ops.pool import parse_pool  # noqa: E402

@@ -12,8 +12,9 @@ from lanac.errors import LanacError
 from lanac.version import __version__
 
 if TYPE_CHECKING:
+    from lanac.beginning import begin
     from lanac.compilation import Compilation
-    from lanac.compiler import Result, begin, choose_plan, compile, preparation
+    from lanac.compiler import Result, choose_plan, compile, preparation
     from lanac.explaining import Explanation, explain
     from lanac.fronts import Front, pareto
     from lanac.inspection import Inspection, inspect
@@ -34,7 +35,7 @@ _HOMES = {
     "Result": "lanac.compiler",
     "Settings": "lanac.settings",
     "SlotView": "lanac.ops.base",
-    "begin": "lanac.compiler",
+    "begin": "lanac.beginning",
     "choose_plan": "lanac.compiler",
     "compile": "lanac.compiler",
     "explain": "lanac.explaining",

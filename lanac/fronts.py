@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
+from typing_extensions import Unpack
 
 from lanac import solver
+from lanac.beginning import Given, begin
 from lanac.compilation import Compilation
-from lanac.compiler import begin, preparation
+from lanac.compiler import preparation
 from lanac.errors import CommandError, InfeasibleBudgetError, unknown_name
 from lanac.ir import Plan
+from lanac.ops.base import Family
 from lanac.ops.own import own_families
 from lanac.ops.pool import parse_pool
 from lanac.passes import run_passes
@@ -63,10 +66,12 @@ def pareto(
     *,
     resource: str = "latency",
     points: int = 20,
+    target: str = "cpu",
     pool: str = "default",
     settings: Settings | None = None,
+    ops: Sequence[Family | type[Family]] = (),
     out: str | Path = "lanac-out",
-    **given: Any,
+    **given: Unpack[Given],
 ) -> Front:
     """Prepares a teacher as `compile` does, and selects the best plan at each of several budgets.
 
@@ -77,10 +82,12 @@ def pareto(
         model: the trained teacher.
         resource: what the budgets limit: latency, params or flops.
         points: how many budgets, from the smallest that can be reached to the teacher's own cost.
+        target: as for `compile`.
         pool: pool names, families and ops, separated by commas.
+        ops: your own op families, as for `compile`.
         settings: how much work goes into the preparation.
         out: folder of the students; the workspace is below it.
-        given: further arguments of `begin`, such as `train_data`.
+        given: the further arguments of `begin`: `train_data`, which has to be there, and so on.
 
     Raises:
         LanacError: anything that is the user's to mend; the message says how.
@@ -91,12 +98,18 @@ def pareto(
         raise CommandError(f"--resource {resource!r}: {unknown_name('resource', resource, named)}")
     if points < 2:
         raise CommandError(f"--points {points}: expected at least 2")
-    families = own_families(given.pop("ops", ()))
+    families = own_families(ops)
     members = parse_pool(pool, families)
     # A budget that everything meets: it says what has to be measured.
     everything = f"{resource}={_ALL}"
     begun = begin(
-        model, budget=everything, out=out, ops=families, held_out=settings.held_out, **given
+        model,
+        budget=everything,
+        target=target,
+        out=out,
+        ops=families,
+        held_out=settings.held_out,
+        **given,
     )
     with begun.workspace.lock("run", f"is working in {out}"):
         prepared = run_passes(begun, preparation(members, [], settings))

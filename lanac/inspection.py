@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lanac.beginning import example_tensors
 from lanac.compilation import Compilation
-from lanac.compiler import example_tensors
 from lanac.errors import BackendError, DataError
 from lanac.frontend.partition import SlotOptions
 from lanac.instruments import Instruments

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lanac
+from lanac.beginning import Given
 from lanac.errors import BackendError, DataError, TraceError, TrainingError
 
 SETTINGS = lanac.Settings(
@@ -360,3 +362,8 @@ def test_a_frozen_network(tmp_path: Path) -> None:
         "all weights of the network are frozen (requires_grad is False), so that no student could "
         "be finetuned. Call model.requires_grad_(True) in model() before you return it"
     )
+
+
+def test_what_compile_passes_on_is_what_begin_takes() -> None:
+    own = {"model", "budget", "target", "out", "ops", "held_out"}
+    assert set(Given.__annotations__) == set(inspect.signature(lanac.begin).parameters) - own

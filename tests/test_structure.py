@@ -20,7 +20,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 OPEN_TO_ALL = {"errors", "registry", "version"}
 BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "training", "backends"}
 ALLOWED: dict[str, set[str]] = {
-    "__init__": {"compilation", "compiler", "explaining", "fronts", "inspection", "instruments"}
+    "__init__": {
+        "beginning",
+        "compilation",
+        "compiler",
+        "explaining",
+        "fronts",
+        "inspection",
+        "instruments",
+    }
     | {"ir", "ops", "passes", "settings"},
     "__main__": {"cli"},
     "errors": set(),
@@ -35,14 +43,24 @@ ALLOWED: dict[str, set[str]] = {
     "targets": {"ir"},
     "solver": {"ir"},
     "training": {"ir", "workspace"},
-    "backends": {"ir"},
+    "backends": {"ir", "targets"},
     "compilation": BELOW_PASSES | {"instruments", "workspace"},
     "passes": BELOW_PASSES | {"compilation", "instruments", "workspace"},
-    "compiler": BELOW_PASSES
-    | {"compilation", "instruments", "workspace", "passes", "report", "settings"},
+    "beginning": BELOW_PASSES | {"compilation", "instruments", "workspace", "passes", "settings"},
+    "compiler": {
+        "backends",
+        "beginning",
+        "compilation",
+        "ir",
+        "ops",
+        "passes",
+        "report",
+        "settings",
+    }
+    | {"targets", "training"},
     "explaining": {"ir", "solver"},
-    "fronts": BELOW_PASSES | {"compilation", "compiler", "passes", "settings"},
-    "inspection": BELOW_PASSES | {"compilation", "compiler", "instruments", "workspace", "passes"},
+    "fronts": BELOW_PASSES | {"beginning", "compilation", "compiler", "passes", "settings"},
+    "inspection": BELOW_PASSES | {"beginning", "compilation", "instruments", "workspace", "passes"},
     "report": {"compilation", "compiler", "explaining", "inspection", "instruments", "fronts", "ir"}
     | {"passes", "targets", "workspace"},
     "cli": {"compilation", "compiler", "explaining", "inspection", "instruments", "ir", "frontend"}

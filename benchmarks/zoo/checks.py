@@ -29,6 +29,9 @@ from lanac.frontend.partition import partition
 from lanac.frontend.tracer import ShapeTracer
 from lanac.frontend.tracing import Trace, trace
 from lanac.ir import Program, flatten_tensors, node_parameters, verify_program
+from lanac.targets import parse_target
+
+CPU = parse_target("cpu")
 
 FRESH = Path(__file__).with_name("fresh.py")
 FRESH_SECONDS = 300
@@ -260,7 +263,7 @@ def _source(
     row: Row,
 ) -> None:
     start = time.perf_counter()
-    source, weights = PYTORCH.emit(split, folder, (x,))
+    source, weights = PYTORCH.emit(split, folder, (x,), CPU)
     row["emit_seconds"] = time.perf_counter() - start
     text = source.read_text(encoding="utf-8")
     row["lines"], row["classes"] = text.count("\n"), len(re.findall(r"^class ", text, re.M))
@@ -322,7 +325,7 @@ def _onnx(
                 raise
     row["export_seconds"] = time.perf_counter() - start
     row["mib"] = sum(path.stat().st_size for path in files) >> 20
-    run = ONNX.load(files)
+    run = ONNX.load(files, CPU)
     errors = []
     for batch in batches:
         expected, actual = flatten_tensors(model(batch.clone())), run(batch)

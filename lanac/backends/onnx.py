@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from lanac.backends._flat import with_flat_outputs
 from lanac.backends.base import Runner
 from lanac.errors import BackendError, first_line
+from lanac.targets import Target
 
 if TYPE_CHECKING:
     import onnx
@@ -40,20 +41,20 @@ class OnnxBackend:
 
     name = "onnx"
 
-    def unavailable(self) -> str | None:
-        """Why this backend cannot run here, or None where it can."""
+    def unavailable(self, target: Target) -> str | None:
+        """Why ONNX cannot be written here, or None where it can."""
         for package in ("onnx", "onnxscript", "onnx_graphsurgeon"):
             if importlib.util.find_spec(package) is None:
                 return f"{package} is not installed (pip install {package.replace('_', '-')})"
         return None
 
     def emit(
-        self, student: fx.GraphModule, folder: Path, inputs: tuple[Tensor, ...]
+        self, student: fx.GraphModule, folder: Path, inputs: tuple[Tensor, ...], target: Target
     ) -> tuple[Path, ...]:
         """Writes the model; weights lie in a second file only where the model is too large."""
         return save_model(export_model(student, inputs), folder)
 
-    def load(self, files: tuple[Path, ...]) -> Runner:
+    def load(self, files: tuple[Path, ...], target: Target) -> Runner:
         """Loads the model into ONNX Runtime on one CPU thread."""
         from lanac.backends.onnxruntime import session
 

@@ -7,7 +7,7 @@ import io
 import logging
 import platform
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,42 @@ import torch
 from torch import Tensor, fx, nn
 
 from lanac.backends._flat import with_flat_outputs
+from lanac.backends.base import Run
 from lanac.errors import BackendError
-
-Run = Callable[[], object]
-"""One inference; what comes out is of no interest."""
+from lanac.targets import Target
 
 
-def unavailable() -> str | None:
-    """Why ONNX Runtime cannot run here, None where it can."""
-    if importlib.util.find_spec("onnxruntime") is None:
-        return "onnxruntime is not installed (pip install onnxruntime)"
-    return None
+class OnnxRuntime:
+    """ONNX Runtime on this machine's CPU."""
 
+    name = "onnxruntime"
+    reads = "onnx"
 
-def version() -> str:
-    """What a measurement depends on besides the network: runtime, its version, the processor."""
-    import onnxruntime
+    def unavailable(self, target: Target) -> str | None:
+        """Why nothing can be timed here for that target, or None where it can."""
+        if importlib.util.find_spec("onnxruntime") is None:
+            return "onnxruntime is not installed (pip install onnxruntime)"
+        if not target.entry.is_here():
+            return f"this machine's processor is no {target.entry.title}"
+        return None
 
-    return f"onnxruntime {onnxruntime.__version__} {platform.machine()} {_processor()}"
+    def version(self, target: Target) -> str:
+        """The library's version and the processor."""
+        import onnxruntime
+
+        return f"onnxruntime {onnxruntime.__version__} {platform.machine()} {_processor()}"
+
+    def write(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, target: Target
+    ) -> tuple[Path, ...]:
+        """Writes `timed.onnx`, see `export_for_timing`."""
+        path = folder / "timed.onnx"
+        path.write_bytes(export_for_timing(module, inputs))
+        return (path,)
+
+    def open(self, files: tuple[Path, ...], inputs: tuple[Tensor, ...], target: Target) -> Run:
+        """Inputs and outputs are bound once: a call copies nothing."""
+        return timed_run(files[0], inputs, target.threads)
 
 
 def _processor() -> str:
@@ -124,3 +142,6 @@ def export_for_timing(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
         return bytes(export_model(graph_module, inputs, dynamic_batch=False).SerializeToString())
     finally:
         logger.setLevel(level)
+
+
+RUNTIME = OnnxRuntime()

@@ -17,6 +17,7 @@ from lanac.backends._classes import write_classes
 from lanac.backends.base import Runner
 from lanac.errors import BackendError
 from lanac.ir import named_tensors
+from lanac.targets import Target
 
 SOURCE_NAME = "student.py"
 WEIGHTS_NAME = "student.safetensors"
@@ -51,14 +52,14 @@ class PytorchBackend:
 
     name = "pytorch"
 
-    def unavailable(self) -> str | None:
-        """Why this backend cannot run here, or None where it can."""
+    def unavailable(self, target: Target) -> str | None:
+        """Why source cannot be written here, or None where it can."""
         if importlib.util.find_spec("safetensors") is None:
             return "safetensors is not installed (pip install safetensors)"
         return None
 
     def emit(
-        self, student: fx.GraphModule, folder: Path, inputs: tuple[Tensor, ...]
+        self, student: fx.GraphModule, folder: Path, inputs: tuple[Tensor, ...], target: Target
     ) -> tuple[Path, ...]:
         """Writes the source and the weights."""
         from safetensors.torch import save_file
@@ -76,7 +77,7 @@ class PytorchBackend:
             draft.unlink(missing_ok=True)
         return source, weights
 
-    def load(self, files: tuple[Path, ...]) -> Runner:
+    def load(self, files: tuple[Path, ...], target: Target) -> Runner:
         """Imports the emitted file by its path and loads its weights."""
         model = import_student(files[0]).load(files[1])
 

@@ -23,6 +23,7 @@ from lanac.targets import (
     LATENCY,
     MEMORY,
     PARAMS,
+    Target,
     Timing,
     count_flops,
     count_params,
@@ -72,8 +73,10 @@ class EmitStudent:
             files, agreement = {}, {}
             for name in self.backends:
                 backend = BACKENDS.get(name)
-                written = backend.emit(student, partial, inputs)
-                agreement[name] = _compare(backend, written, student, inputs, partial)
+                written = backend.emit(student, partial, inputs, compilation.target)
+                agreement[name] = _compare(
+                    backend, written, student, inputs, partial, compilation.target
+                )
                 files[name] = tuple(path.name for path in written)
             _replace(partial, folder)
         latencies = self._time(compilation, student, folder, files, inputs)
@@ -96,11 +99,13 @@ class EmitStudent:
         onnx = BACKENDS.get("onnx")
         scratch = _fresh(folder.with_name(f".{folder.name}.timing"))
         try:
-            (teacher_file, *_) = onnx.emit(program.teacher, _fresh(scratch / "teacher"), inputs)
+            (teacher_file, *_) = onnx.emit(
+                program.teacher, _fresh(scratch / "teacher"), inputs, target
+            )
             if "onnx" in files:
                 student_file = folder / files["onnx"][0]
             else:
-                (student_file, *_) = onnx.emit(student, _fresh(scratch / "student"), inputs)
+                (student_file, *_) = onnx.emit(student, _fresh(scratch / "student"), inputs, target)
             zeros = target_inputs(program, target.batch)
             runs = [
                 onnxruntime.timed_run(path, zeros, target.threads)
@@ -176,9 +181,10 @@ def _compare(
     student: fx.GraphModule,
     inputs: tuple[Tensor, ...],
     partial: Path,
+    target: Target,
 ) -> float:
     """Largest difference to the student relative to its largest output, over all outputs."""
-    run = backend.load(files)
+    run = backend.load(files, target)
     worst = 0.0
     for count in sorted({1, len(inputs[0])}):  # one sample and many: the batch must be dynamic
         some = tuple(value[:count] for value in inputs)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lanac.backends import onnxruntime
+from lanac.backends.base import Run
 from lanac.compilation import Compilation, Dropped
 from lanac.errors import BackendError
 from lanac.ir import IDENTITY, TEACHER, OpSpec, Program, Slot, TensorSpec, signature
@@ -268,7 +269,7 @@ class _Measurement:
                     value = Result(self.times[part.key])
                     workspace.put("latency", self._relative(part), value)
 
-    def _run(self, part: Part) -> onnxruntime.Run:
+    def _run(self, part: Part) -> Run:
         zeros = tuple(torch.zeros(spec.shape, dtype=spec.dtype) for spec in part.specs)
         model = onnxruntime.export_for_timing(part.make(), zeros)
         return onnxruntime.timed_run(model, zeros, self.compilation.target.threads)
@@ -285,7 +286,13 @@ def _part(compilation: Compilation, module: nn.Module, specs: tuple[TensorSpec, 
 def _key(compilation: Compilation, what: str, specs: tuple[TensorSpec, ...]) -> str:
     """`what` is the signature of a module; its inputs, the target and the runtime count as well."""
     shapes = [(str(spec), spec.shape) for spec in specs]
-    return key_of("latency", what, shapes, str(compilation.target), onnxruntime.version())
+    return key_of(
+        "latency",
+        what,
+        shapes,
+        str(compilation.target),
+        onnxruntime.RUNTIME.version(compilation.target),
+    )
 
 
 def _groups(parts: Sequence[Part]) -> Iterator[list[Part]]:

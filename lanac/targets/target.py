@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from lanac.errors import TargetError, unknown_name
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from lanac.targets.device import Device, devices, get_device
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 _COUNT = re.compile(r"(?P<what>[bt])(?P<count>\d+)")
@@ -42,6 +35,16 @@ class Target:
         return f"{self.device}:{self.runtime}:{self.precision}:b{self.batch}:t{self.threads}"
 
     @property
+    def entry(self) -> Device:
+        """What is known of the device."""
+        return get_device(self.device)
+
+    @property
+    def is_one_thread(self) -> bool:
+        """Whether one thread of this process does the work, so that its CPU time is the latency."""
+        return self.entry.kind == "cpu" and self.threads == 1
+
+    @property
     def short(self) -> str:
         """The parts that differ from the device's defaults, for names of folders: `cpu-b8`."""
         usual = parse_target(self.device)
@@ -54,14 +57,6 @@ class Target:
         return "-".join([self.device, *(ours for ours, default in own if ours != default)])
 
 
-@cache
-def devices() -> dict[str, dict[str, Any]]:
-    """All known devices by name, from `devices.toml`."""
-    text = files("lanac.targets").joinpath("devices.toml").read_text(encoding="utf-8")
-    loaded: dict[str, dict[str, Any]] = tomllib.loads(text)
-    return loaded
-
-
 def parse_target(text: str) -> Target:
     """Reads `--target`; parts may be left out, the device's defaults take their place.
 
@@ -70,19 +65,19 @@ def parse_target(text: str) -> Target:
             batch or thread count below one.
     """
     name, *parts = text.strip().lower().split(":")
-    if name not in devices():
-        raise TargetError(f"target {text!r}: {unknown_name('device', name, devices())}")
-    device = devices()[name]
-    runtimes: dict[str, list[str]] = device["runtimes"]
+    try:
+        device = get_device(name)
+    except TargetError as error:
+        raise TargetError(f"target {text!r}: {error}") from None
     chosen: dict[str, Any] = {
-        "runtime": next(iter(runtimes)),
+        "runtime": next(iter(device.runtimes)),
         "precision": None,
-        "b": device["batch"],
-        "t": device["threads"],
+        "b": device.batch,
+        "t": device.threads,
     }
     for part in parts:
-        _read_part(text, part, runtimes, chosen)
-    precisions = runtimes[chosen["runtime"]]
+        _read_part(text, part, device, chosen)
+    precisions = device.runtimes[chosen["runtime"]]
     precision = chosen["precision"] or precisions[0]
     if precision not in precisions:
         raise TargetError(
@@ -92,19 +87,32 @@ def parse_target(text: str) -> Target:
     return Target(name, chosen["runtime"], precision, chosen["b"], chosen["t"])
 
 
-def _read_part(
-    text: str, part: str, runtimes: dict[str, list[str]], chosen: dict[str, Any]
-) -> None:
+def _read_part(text: str, part: str, device: Device, chosen: dict[str, Any]) -> None:
     count = _COUNT.fullmatch(part)
     if count is not None:
         if int(count["count"]) < 1:
             what = "batch" if count["what"] == "b" else "number of threads"
             raise TargetError(f"target {text!r}: the {what} must be at least 1, got {part!r}")
+        if count["what"] == "t" and device.kind != "cpu" and int(count["count"]) > 1:
+            raise TargetError(
+                f"target {text!r}: threads are for CPUs, {device.name} is a {device.kind.upper()}; "
+                f"leave {part!r} out"
+            )
         chosen[count["what"]] = int(count["count"])
-    elif part in runtimes:
+    elif part in device.runtimes:
         chosen["runtime"] = part
     elif part in PRECISIONS:
         chosen["precision"] = part
+    elif part in _runtimes():
+        raise TargetError(
+            f"target {text!r}: {part} does not run on {device.name} ({device.title}); what does: "
+            f"{', '.join(device.runtimes)}"
+        )
     else:
-        known = [*runtimes, *PRECISIONS, "bN (batch)", "tN (threads)"]
+        known = [*device.runtimes, *PRECISIONS, "bN (batch)", "tN (threads)"]
         raise TargetError(f"target {text!r}: {unknown_name('part', part, known)}")
+
+
+def _runtimes() -> set[str]:
+    """The runtimes of all devices."""
+    return {runtime for device in devices().values() for runtime in device.runtimes}

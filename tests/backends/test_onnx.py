@@ -16,6 +16,9 @@ from lanac.backends import onnx as backend
 from lanac.backends.onnx import BACKEND, OPSET, export_model
 from lanac.errors import BackendError
 from lanac.ir.outputs import named_tensors
+from lanac.targets import parse_target
+
+CPU = parse_target("cpu")
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
@@ -25,8 +28,8 @@ def relative_error(got: Tensor, want: Tensor) -> float:
 def test_agrees_in_onnxruntime_for_any_batch(
     student: fx.GraphModule, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert BACKEND.unavailable() is None
-    files = BACKEND.emit(student, tmp_path, (torch.randn(1, 3, 32, 32),))
+    assert BACKEND.unavailable(CPU) is None
+    files = BACKEND.emit(student, tmp_path, (torch.randn(1, 3, 32, 32),), CPU)
     assert [path.name for path in files] == ["student.onnx"]
     assert list(tmp_path.iterdir()) == list(files)
     assert capfd.readouterr() == ("", "")
@@ -45,7 +48,7 @@ def test_agrees_in_onnxruntime_for_any_batch(
         dims = value.type.tensor_type.shape.dim
         assert [dim.dim_param or dim.dim_value for dim in dims] == shape
 
-    run = BACKEND.load(files)
+    run = BACKEND.load(files, CPU)
     for batch in (1, 5):
         x = torch.randn(batch, 3, 32, 32)
         (got,) = run(x)
@@ -109,7 +112,7 @@ def test_nested_outputs_are_called_by_their_keys_and_agree(tmp_path: Path) -> No
     )
     graph.output({"0": made, "none": None, "score": y})
     module = fx.GraphModule({"layer": nn.Linear(4, 4)}, graph).eval()
-    files = BACKEND.emit(module, tmp_path, (torch.randn(1, 4),))
+    files = BACKEND.emit(module, tmp_path, (torch.randn(1, 4),), CPU)
     model = onnx.load(files[0])
     assert [value.name for value in model.graph.output] == [
         "output_0.maps.fine",
@@ -124,7 +127,8 @@ def test_nested_outputs_are_called_by_their_keys_and_agree(tmp_path: Path) -> No
         with torch.no_grad():
             wanted = [tensor for _, tensor in named_tensors(module(x))]
         assert all(
-            relative_error(a, b) < 1e-5 for a, b in zip(BACKEND.load(files)(x), wanted, strict=True)
+            relative_error(a, b) < 1e-5
+            for a, b in zip(BACKEND.load(files, CPU)(x), wanted, strict=True)
         )
 
 
@@ -148,20 +152,20 @@ def test_large_models_keep_weights_beside(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "student.onnx.data").write_text("old")
     module = fx.symbolic_trace(nn.Sequential(nn.Linear(64, 64))).eval()
     monkeypatch.setattr(backend, "LARGE_BYTES", 1000)
-    files = BACKEND.emit(module, tmp_path, (torch.randn(2, 64),))
+    files = BACKEND.emit(module, tmp_path, (torch.randn(2, 64),), CPU)
     assert [path.name for path in files] == ["student.onnx", "student.onnx.data"]
     x = torch.randn(3, 64)
-    assert relative_error(BACKEND.load(files)(x)[0], module(x).detach()) < 1e-5
+    assert relative_error(BACKEND.load(files, CPU)(x)[0], module(x).detach()) < 1e-5
     assert files[1].stat().st_size >= 64 * 64 * 4
     monkeypatch.undo()
-    files = BACKEND.emit(module, tmp_path, (torch.randn(2, 64),))
+    files = BACKEND.emit(module, tmp_path, (torch.randn(2, 64),), CPU)
     assert list(tmp_path.iterdir()) == list(files)
 
 
 def test_training_mode_never_reaches_the_export(student: fx.GraphModule, tmp_path: Path) -> None:
     student.get_submodule("body_3.depthwise_norm").train()
     with pytest.raises(BackendError) as caught:
-        BACKEND.emit(student, tmp_path, (torch.randn(1, 3, 32, 32),))
+        BACKEND.emit(student, tmp_path, (torch.randn(1, 3, 32, 32),), CPU)
     assert str(caught.value) == (
         "cannot export to ONNX: batch norm 'body_3.depthwise_norm' is in training mode, so that "
         "what an image gets would depend on the rest of its batch or on chance. Re-estimate the "
@@ -209,10 +213,12 @@ def test_exporter_errors_are_short(capfd: pytest.CaptureFixture[str]) -> None:
 def test_timm(name: str, statistics: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     teacher = statistics(timm.create_model(name, num_classes=10)).eval()
-    files = BACKEND.emit(fx.symbolic_trace(teacher).eval(), tmp_path, (torch.randn(1, 3, 64, 64),))
+    files = BACKEND.emit(
+        fx.symbolic_trace(teacher).eval(), tmp_path, (torch.randn(1, 3, 64, 64),), CPU
+    )
     kinds = {node.op_type for node in onnx.load(files[0]).graph.node}
     assert "BatchNormalization" not in kinds
-    run = BACKEND.load(files)
+    run = BACKEND.load(files, CPU)
     for batch in (1, 5):
         x = torch.randn(batch, 3, 64, 64)
         with torch.no_grad():

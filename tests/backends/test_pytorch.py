@@ -12,6 +12,9 @@ from torch import Tensor, fx, nn
 
 from lanac.backends.pytorch import BACKEND, write_source
 from lanac.errors import BackendError
+from lanac.targets import parse_target
+
+CPU = parse_target("cpu")
 
 
 def emitted(module: nn.Module, *inputs: Tensor) -> str:
@@ -115,7 +118,7 @@ def test_text_and_weights_are_deterministic(student: fx.GraphModule, tmp_path: P
     bytes_ = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        files = BACKEND.emit(student, tmp_path / name, ())
+        files = BACKEND.emit(student, tmp_path / name, (), CPU)
         bytes_.append([path.read_bytes() for path in files])
     assert bytes_[0] == bytes_[1]
     assert str(tmp_path).encode() not in bytes_[0][0]
@@ -132,13 +135,13 @@ def test_runner_returns_all_outputs_flat(student: fx.GraphModule, tmp_path: Path
 
     module = fx.symbolic_trace(Heads()).eval()
     x, y = torch.randn(3, 4), torch.randn(3, 4)
-    run = BACKEND.load(BACKEND.emit(module, tmp_path, (x, y)))
+    run = BACKEND.load(BACKEND.emit(module, tmp_path, (x, y), CPU), CPU)
     a, b, c = run(x, y)
     assert torch.equal(a, module.a(x))
     assert torch.equal(b, module.b(y))
     assert torch.equal(c, x * y)
     assert not a.requires_grad
-    assert BACKEND.unavailable() is None
+    assert BACKEND.unavailable(CPU) is None
 
 
 LEAVES = [
@@ -257,8 +260,8 @@ def test_subclasses_that_behave_as_torch_are_torch() -> None:
 def test_old_files_are_replaced(student: fx.GraphModule, tmp_path: Path) -> None:
     for name in ("student.py", "student.safetensors"):
         (tmp_path / name).write_text("old")
-    files = BACKEND.emit(student, tmp_path, ())
-    BACKEND.load(files)
+    files = BACKEND.emit(student, tmp_path, (), CPU)
+    BACKEND.load(files, CPU)
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -382,7 +385,7 @@ def test_a_copied_slot_is_named_after_its_place(tmp_path: Path) -> None:
     for node in inner.graph.nodes:
         node.meta.pop("nn_module_stack", None)
     student = fx.GraphModule({"head": copy.deepcopy(inner)}, graph).eval()
-    source, weights = BACKEND.emit(student, tmp_path, (torch.zeros(1, 2, 4, 4),))
+    source, weights = BACKEND.emit(student, tmp_path, (torch.zeros(1, 2, 4, 4),), CPU)
     assert "class Head(nn.Module):" in source.read_text()
     assert "GraphModule" not in source.read_text()
     assert weights.stat().st_mode & 0o777 == 0o644

@@ -16,6 +16,9 @@ from torch import fx, nn
 from lanac.backends.pytorch import BACKEND, write_source
 from lanac.errors import BackendError
 from lanac.ir.outputs import named_tensors
+from lanac.targets import parse_target
+
+CPU = parse_target("cpu")
 
 
 class Boxes(NamedTuple):
@@ -145,7 +148,7 @@ def test_it_loads_where_there_is_neither_lanac_nor_the_class(tmp_path: Path) -> 
     from safetensors.torch import save_file
 
     module, x = student(HubOutput)
-    BACKEND.emit(module, tmp_path, (x,))
+    BACKEND.emit(module, tmp_path, (x,), CPU)
     with torch.no_grad():
         save_file({"x": x, "logits": module(x).logits}, tmp_path / "expected.safetensors")
     command = [sys.executable, "-IB", "-c", CLEAN, str(tmp_path)]
@@ -157,7 +160,7 @@ def test_it_loads_where_there_is_neither_lanac_nor_the_class(tmp_path: Path) -> 
 @pytest.mark.parametrize("twice", [False, True])
 def test_what_is_loaded_gives_the_same_tensors(cls: Any, twice: bool, tmp_path: Path) -> None:
     module, x = student(cls, twice=twice)
-    run = BACKEND.load(BACKEND.emit(module, tmp_path, (x,)))
+    run = BACKEND.load(BACKEND.emit(module, tmp_path, (x,), CPU), CPU)
     with torch.no_grad():
         expected = [tensor for _, tensor in named_tensors(module(x))]
     assert len(expected) >= 1 + twice

@@ -16,6 +16,9 @@ from lanac.backends.onnxruntime import export_for_timing, session
 from lanac.ir import parse_op
 from lanac.ops import FAMILIES, SlotView
 from lanac.ops.build import build_op
+from lanac.targets import parse_target
+
+CPU = parse_target("cpu")
 
 MakeView = Callable[..., SlotView]
 
@@ -64,8 +67,8 @@ def chain(make_view: MakeView) -> fx.GraphModule:
 
 def test_emitted_source_computes_the_same(chain: fx.GraphModule, tmp_path: Path) -> None:
     x = torch.randn(3, 4, 70, 68)
-    files = pytorch.BACKEND.emit(chain, tmp_path, (x,))
-    (got,) = pytorch.BACKEND.load(files)(x)
+    files = pytorch.BACKEND.emit(chain, tmp_path, (x,), CPU)
+    (got,) = pytorch.BACKEND.load(files, CPU)(x)
     with torch.no_grad():
         assert torch.equal(got, chain(x))
     text = files[0].read_text()
@@ -76,9 +79,9 @@ def test_emitted_source_computes_the_same(chain: fx.GraphModule, tmp_path: Path)
 
 
 def test_emitted_source_takes_another_resolution(chain: fx.GraphModule, tmp_path: Path) -> None:
-    files = pytorch.BACKEND.emit(chain, tmp_path, (torch.randn(3, 4, 70, 68),))
+    files = pytorch.BACKEND.emit(chain, tmp_path, (torch.randn(3, 4, 70, 68),), CPU)
     x = torch.randn(1, 4, 41, 90)
-    (got,) = pytorch.BACKEND.load(files)(x)
+    (got,) = pytorch.BACKEND.load(files, CPU)(x)
     with torch.no_grad():
         assert torch.equal(got, chain(x))
 
@@ -89,7 +92,7 @@ def test_every_slot_as_source(slot: SlotView, text: str, tmp_path: Path) -> None
     if op not in list(FAMILIES.get(op.family).enumerate(slot)):
         pytest.skip("the family does not fit")
     student, x = student_of([build_op(op, slot, 0)]), torch.randn(slot.input_spec.shape)
-    (got,) = pytorch.BACKEND.load(pytorch.BACKEND.emit(student, tmp_path, (x,)))(x)
+    (got,) = pytorch.BACKEND.load(pytorch.BACKEND.emit(student, tmp_path, (x,), CPU), CPU)(x)
     with torch.no_grad():
         assert torch.equal(got, student(x))
 

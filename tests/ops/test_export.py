@@ -16,6 +16,9 @@ from lanac.ir import OpSpec, parse_op
 from lanac.ops import FAMILIES, SlotView
 from lanac.ops.build import build_op
 from lanac.ops.folding import folded
+from lanac.targets import parse_target
+
+CPU = parse_target("cpu")
 
 MakeView = Callable[..., SlotView]
 FAMILY_NAMES = ("efn", "efnv2", "cb_stack", "cb_bottle", "cb_res", "repvgg", "conv_cs")
@@ -106,7 +109,7 @@ def test_a_student_of_all_families_is_emitted(
     student = folded(fx.GraphModule(chain, _Whole().trace(chain), class_name="Student"))
     x = torch.randn(5, *view.input_spec.sample_shape)
     backend = BACKENDS.get(name)
-    run = backend.load(backend.emit(student, tmp_path, (x,)))
+    run = backend.load(backend.emit(student, tmp_path, (x,), CPU), CPU)
     with torch.no_grad():
         for some in (x, x[:1]):
             (found,), expected = run(some), student(some)

@@ -116,9 +116,9 @@ def test_where_only_source_is_emitted_the_folded_student_is_timed(finetuned, mon
     timed = []
     emit = OnnxBackend.emit
 
-    def record(self, student, folder, inputs):
+    def record(self, student, folder, inputs, target):
         timed.append(student)
-        return emit(self, student, folder, inputs)
+        return emit(self, student, folder, inputs, target)
 
     monkeypatch.setattr(OnnxBackend, "emit", record)
     run_passes(finetuned, [EmitStudent(backends=("pytorch",), samples=4, rounds=2)])

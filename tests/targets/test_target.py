@@ -4,19 +4,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lanac.targets.device
 from lanac.errors import TargetError
-from lanac.targets import Target, devices, parse_target
+from lanac.targets import Target, devices, get_device, parse_target
+from lanac.targets.device import HERE
+
+RUNTIMES = {"onnxruntime", "openvino", "pytorch", "inductor", "tensorrt", "tensorrt_rtx"}
 
 
 def all_targets() -> st.SearchStrategy[Target]:
     made = [
         (name, runtime, precision)
         for name, device in devices().items()
-        for runtime, precisions in device["runtimes"].items()
+        for runtime, precisions in device.runtimes.items()
         for precision in precisions
     ]
     counts = st.integers(1, 4096)
-    return st.builds(lambda m, b, t: Target(*m, b, t), st.sampled_from(made), counts, counts)
+
+    def build(made: tuple[str, str, str], batch: int, threads: int) -> Target:
+        return Target(*made, batch, threads if devices()[made[0]].kind == "cpu" else 1)
+
+    return st.builds(build, st.sampled_from(made), counts, counts)
 
 
 @given(all_targets())
@@ -37,6 +45,12 @@ def test_the_short_name_parses_back_too_and_names_a_folder(target: Target) -> No
         (" CPU:B8 ", Target("cpu", "onnxruntime", "fp32", 8, 1), "cpu-b8"),
         ("cpu:t2:onnxruntime:b4", Target("cpu", "onnxruntime", "fp32", 4, 2), "cpu-b4-t2"),
         ("cpu:fp32:b1", Target("cpu", "onnxruntime", "fp32", 1, 1), "cpu"),
+        ("cpu:openvino:bf16", Target("cpu", "openvino", "bf16", 1, 1), "cpu-openvino-bf16"),
+        ("v100", Target("v100", "tensorrt", "fp16", 128, 1), "v100"),
+        ("v100:tensorrt:fp16:b128", Target("v100", "tensorrt", "fp16", 128, 1), "v100"),
+        ("rtx3090:pytorch", Target("rtx3090", "pytorch", "fp16", 32, 1), "rtx3090-pytorch"),
+        ("a100", Target("a100", "tensorrt", "fp16", 128, 1), "a100"),
+        ("cuda", Target("cuda", "pytorch", "fp16", 32, 1), "cuda"),
     ],
 )
 def test_parts_in_any_order_and_defaults(text: str, target: Target, short: str) -> None:
@@ -44,14 +58,22 @@ def test_parts_in_any_order_and_defaults(text: str, target: Target, short: str) 
     assert target.short == short
 
 
-KNOWN_PARTS = "Known: bN (batch), bf16, fp16, fp32, int8, onnxruntime, tN (threads)."
+KNOWN_PARTS = (
+    "Known: bN (batch), bf16, fp16, fp32, inductor, int8, onnxruntime, openvino, pytorch, "
+    "tN (threads)."
+)
+DEVICES = (
+    f"Known: {', '.join(sorted(devices()))}. A device is an entry of lanac/targets/devices.toml; "
+    "'cpu' and 'cuda' stand for what this machine has"
+)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "unknown device ''. Known: cpu."),
-        ("cpus:b8", "unknown device 'cpus'. Did you mean 'cpu'? Known: cpu."),
+        ("", f"unknown device ''. {DEVICES}"),
+        ("cpus:b8", f"unknown device 'cpus'. Did you mean 'cpu' or 'cuda'? {DEVICES}"),
+        ("v10", f"unknown device 'v10'. Did you mean 'v100' or 'a10' or 'h100'? {DEVICES}"),
         (
             "cpu:onnxruntim",
             f"unknown part 'onnxruntim'. Did you mean 'onnxruntime'? {KNOWN_PARTS}",
@@ -62,6 +84,13 @@ KNOWN_PARTS = "Known: bN (batch), bf16, fp16, fp32, int8, onnxruntime, tN (threa
         ("cpu:b0", "the batch must be at least 1, got 'b0'"),
         ("cpu:t0", "the number of threads must be at least 1, got 't0'"),
         ("cpu:fp16", "onnxruntime on cpu computes in fp32, not in fp16"),
+        ("v100:bf16", "tensorrt on v100 computes in fp16, fp32, not in bf16"),
+        (
+            "h100:tensorrt_rtx",
+            "tensorrt_rtx does not run on h100 (NVIDIA H100 SXM5 80 GB); what does: tensorrt, "
+            "pytorch, inductor",
+        ),
+        ("v100:t4", "threads are for CPUs, v100 is a GPU; leave 't4' out"),
     ],
 )
 def test_what_is_no_target(text: str, message: str | None) -> None:
@@ -78,6 +107,32 @@ def test_what_is_no_target(text: str, message: str | None) -> None:
 @pytest.mark.parametrize("name", sorted(devices()))
 def test_every_device_is_complete(name: str) -> None:
     device = devices()[name]
-    assert device["title"]
-    assert device["batch"] >= 1 and device["threads"] >= 1
+    assert device.title
+    assert device.kind in ("cpu", "gpu")
+    assert device.batch >= 1 and device.threads >= 1
     assert str(parse_target(name)).startswith(f"{name}:")
+    assert set(device.runtimes) <= RUNTIMES and all(device.runtimes.values())
+    if name in HERE:
+        return
+    assert device.matches
+    figures = {"fp32_tflops", "bandwidth_gbps", "l2_mb", "units"}
+    if device.kind == "gpu":
+        figures |= {"fp16_tflops"}
+        assert device.capability is not None
+    assert figures <= set(device.figures)
+    assert all(figure.value > 0 and figure.source for figure in device.figures.values())
+
+
+def test_a_processor_is_here_where_its_name_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "Intel(R) Xeon(R) Silver 4114 CPU @ 2.20GHz"
+    monkeypatch.setattr(lanac.targets.device, "processor", lambda: name)
+    assert get_device("cpu").is_here() and get_device("xeon_4114").is_here()
+    assert not get_device("i7_12700h").is_here()
+
+
+def test_a_gpu_is_here_where_cuda_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanac.targets.device, "cuda_device", lambda: "Tesla V100-SXM2-16GB")
+    assert get_device("v100").is_here() and get_device("cuda").is_here()
+    assert not get_device("t4").is_here()
+    monkeypatch.setattr(lanac.targets.device, "cuda_device", lambda: None)
+    assert not get_device("v100").is_here() and not get_device("cuda").is_here()
