@@ -37,13 +37,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "fashion_mnist")]
 from data import FashionMnist  # noqa: E402 - the paths come first
 
 import lanac  # noqa: E402
-<<<<<<< HEAD
 from lanac.backends import onnxruntime  # noqa: E402
-from lanac.compilation import Compilation  # noqa: E402
-from lanac.compiler import begin, choose_plan, parse_budgets  # noqa: E402
-=======
 from lanac.beginning import begin  # noqa: E402
->>>>>>> main
+from lanac.compilation import Compilation  # noqa: E402
+from lanac.compiler import choose_plan  # noqa: E402
 from lanac.errors import InfeasibleBudgetError  # noqa: E402
 from lanac.frontend.model_file import load_model_file  # noqa: E402
 from lanac.instruments import Advance, Instruments  # noqa: E402
@@ -60,13 +57,9 @@ from lanac.passes import (  # noqa: E402
     ScoreCandidates,
     run_passes,
 )
-<<<<<<< HEAD
 from lanac.passes.time_finalists import target_inputs  # noqa: E402
-from lanac.targets import Timing, count_flops, time_interleaved  # noqa: E402
+from lanac.targets import Timing, count_flops, parse_budgets, time_interleaved  # noqa: E402
 from lanac.training.finetune import FinetuneOptions, measure  # noqa: E402
-=======
-from lanac.targets import parse_budgets  # noqa: E402
->>>>>>> main
 
 POOLS = {
     "skip": "skip",
