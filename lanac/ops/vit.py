@@ -12,6 +12,7 @@ from lanac.ops.attention import PositionConv, SelfAttention, patch_size
 from lanac.ops.base import Counts, SlotView
 from lanac.ops.counts import attention_counts, conv_counts, norm_counts, total
 from lanac.ops.layers import Residual, aligned
+from lanac.ops.values import COUNT
 
 MLP_RATIO = 4
 MAX_TOKENS = 2048
@@ -128,6 +129,7 @@ class VitFamily:
 
     name = "vit"
     equation = "y = [x +] Linear( LN( T^d( PATCH_w(x) + DW_3(PATCH_w(x)) ) ) ), T: attention, MLP"
+    option_values = (("d", COUNT), ("w", COUNT), ("h", COUNT))
 
     def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
         fits = view.stride is not None if view.kind == "map" else view.kind is not None
