@@ -162,7 +162,7 @@ def record(inspection: Inspection, svg: Path | None = None) -> str:
 
 def _costs(costs: Mapping[str, float]) -> dict[str, float | int | None]:
     """By resource; what is counted is a whole number, latency None where it was not measured."""
-    counted = {name: int(costs[name]) for name in RESOURCES if name != LATENCY}
+    counted = {name: int(costs[name]) for name in COUNTED}
     return {LATENCY: costs.get(LATENCY), **counted}
 
 
