@@ -16,7 +16,7 @@ from lanac.ir import LeftOut, TensorSpec
 from lanac.report.console import ConsoleInstruments
 from lanac.report.describe import dimensions, kind_of, layers_of
 from lanac.report.figures import NetworkFigures, figures_of
-from lanac.targets import FLOPS, LATENCY, PARAMS, RESOURCES, format_cost
+from lanac.targets import COUNTED, FLOPS, LATENCY, PARAMS, format_cost
 from lanac.version import __version__
 
 SCHEMA = 1
@@ -149,7 +149,7 @@ def record(inspection: Inspection, svg: Path | None = None) -> str:
             "latency_share": figures.outside_share if measured else None,
         },
         "whole": _costs(figures.total),
-        "how": {resource: inspection.costs.how.get(resource) for resource in RESOURCES},
+        "how": {resource: inspection.costs.how.get(resource) for resource in (LATENCY, *COUNTED)},
         "latency_error": inspection.costs.error if measured else None,
         "left_out": [
             {"nodes": list(part.nodes), "reason": part.reason} for part in program.left_out
