@@ -159,6 +159,7 @@ class PartTimer:
         if stored is not None:
             self.times[part.key] = float(stored.value["ms"])
             self._within[part.key] = float(stored.value["within"])
+            self._spreads.append(float(stored.value["spread"]))
         return stored is not None
 
     def _stored_key(self, part: Part, sessions: int) -> str:
@@ -272,8 +273,9 @@ class PartTimer:
         scale = float(first.value)
         self.times[part.key] = scale * statistics.median(item.ratio for item in found)
         self._within[part.key] = statistics.median(item.within for item in found)
-        self._spreads += [item.reference.spread for item in found]
-        value = {"ms": self.times[part.key], "within": self._within[part.key]}
+        spread = statistics.median(item.reference.spread for item in found)
+        self._spreads.append(spread)
+        value = {"ms": self.times[part.key], "within": self._within[part.key], "spread": spread}
         self._workspace.put("latency", self._stored_key(part, sessions), Result(value))
 
 
