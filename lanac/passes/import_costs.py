@@ -61,12 +61,12 @@ def check_target(path: Path, table: CostFile, target: Target) -> None:
 
 
 def library_and_device(target: Target) -> tuple[str, str]:
-    """The target's runtime with its version, and the device, where they are here; else empty."""
+    """The target's runtime with its version, and a hash of the device; empty where not here."""
     runtime = RUNTIMES.get(target.runtime)
     if runtime.unavailable(target) is not None:
         return "", ""
     words = runtime.version(target).split(" ")
-    return " ".join(words[:2]), " ".join(words[2:])
+    return " ".join(words[:2]), what_hash(" ".join(words[2:]))
 
 
 def elsewhere(table: CostFile, target: Target) -> str:

@@ -136,7 +136,7 @@ class TestTwoBudgets:
             assert plan["target"] == "cpu:onnxruntime:fp32:b1:t1"
             assert plan["cost_sources"] == {
                 "params": "counted", "flops": "counted", "memory_bytes": "counted",
-                "latency_ms": "measured",
+                "size_bytes": "counted", "latency_ms": "measured",
             }  # fmt: skip
 
     def test_predicted_costs_are_the_sums_of_their_parts(self, two_students):
@@ -185,7 +185,7 @@ class TestTwoBudgets:
             "# Student at 0.6x on cpu:onnxruntime:fp32:b1:t1",
             "| top-1 (200 samples) | ", "| params (counted) | ", "| flops (counted) | ",
             "| peak activations (counted) | ", "## What was replaced",
-            "predicted cost | measured before finetuning |",
+            "predicted cost | measured before finetuning | off by |", "| weights in fp32 (counted) | ",
         ):  # fmt: skip
             assert line in text
         assert text.count("(chosen)") == 1
