@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from torch import Tensor, nn
 from typing_extensions import Required
 
-from lanac.compilation import Compilation
+from lanac.compilation import Compilation, Imported
 from lanac.errors import DataError, WorkspaceError
 from lanac.frontend.expectation import run_model
 from lanac.frontend.partition import SlotOptions
@@ -21,8 +21,9 @@ from lanac.ops.families import Families
 from lanac.ops.own import own_families
 from lanac.ops.restrictions import Restrictions
 from lanac.passes import TraceProgram, run_passes
+from lanac.passes.import_costs import REFUSE, check_missing, check_model, check_target
 from lanac.settings import Settings
-from lanac.targets import parse_budgets, parse_target
+from lanac.targets import Target, parse_budgets, parse_target, read_costs
 from lanac.training.data import Data
 from lanac.training.device import pick_device
 from lanac.training.inputs import in_one_order
@@ -45,6 +46,8 @@ class Given(TypedDict, total=False):
     fix: Sequence[str]
     keep: Sequence[str]
     max_changed: int | None
+    costs: str | Path | None
+    missing: str
     seed: int
     device: str
     instruments: Instruments | None
@@ -69,6 +72,8 @@ def begin(
     fix: Sequence[str] = (),
     keep: Sequence[str] = (),
     max_changed: int | None = None,
+    costs: str | Path | None = None,
+    missing: str = REFUSE,
     held_out: int = Settings.held_out,
     seed: int = 0,
     device: str = "auto",
@@ -100,6 +105,8 @@ def begin(
         fix: `SLOT=OP`, the op that a slot takes in every plan.
         keep: glob patterns of slots that keep the teacher's op.
         max_changed: at most so many slots take another op.
+        costs: a cost table that `lanac measure` wrote, on this machine or another.
+        missing: what becomes of ops that the table does not have: `refuse` or `drop`.
         held_out: training samples kept from training, for decisions; at most a tenth.
         seed: everything random follows from it.
         device: where training runs: auto, cpu or cuda.
@@ -114,6 +121,7 @@ def begin(
     budgets = parse_budgets(budget)
     options, families = SlotOptions(granularity, tuple(only), tuple(skip)), own_families(ops)
     parsed_target, training_device = parse_target(target), pick_device(device)
+    imported = read_imported(costs, missing, parsed_target)
     task = build_task(model, train_data, val_data, loss, metric, held_out, seed)
     example = example_tensors(task, example_inputs)
     model.eval()
@@ -132,11 +140,28 @@ def begin(
         instruments=instruments or Instruments(),
         fingerprints={"data": task.train.fingerprint()},
         families=families,
+        imported=imported,
     )
     traced = run_passes(start, [TraceProgram(model, task.train.names, options)])
+    if imported is not None:
+        check_model(imported.path, imported.table, traced.need("program"))
     claim_folder(folder, traced.fingerprints["teacher"])
     restrictions = Restrictions.of(traced.need("program"), fix, keep, max_changed)
     return traced.having(restrictions=restrictions)
+
+
+def read_imported(costs: str | Path | None, missing: str, target: Target) -> Imported | None:
+    """Reads the user's cost table; None where there is none.
+
+    Raises:
+        CostTableError: it is damaged, or was measured on another target.
+    """
+    check_missing(missing)
+    if costs is None:
+        return None
+    table = read_costs(Path(costs))
+    check_target(Path(costs), table, target)
+    return Imported(Path(costs), table, missing)
 
 
 def build_task(

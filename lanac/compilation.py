@@ -16,7 +16,7 @@ from lanac.ir import OpSpec, Plan, Program
 from lanac.ops.families import Families
 from lanac.ops.pool import Pool
 from lanac.ops.restrictions import Restrictions
-from lanac.targets import Budget, CostTable, Target, Timing
+from lanac.targets import LATENCY, Budget, CostFile, CostTable, Target, Timing
 from lanac.training.task import Task
 from lanac.workspace import Workspace
 
@@ -71,6 +71,11 @@ class Finalist:
     teacher_latency: Timing | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def error(self) -> float:
+        """How far the predicted latency is above the measured one, as a share of it."""
+        return self.plan.costs[LATENCY] / self.costs[LATENCY] - 1
+
 
 @dataclass(frozen=True)
 class Student:
@@ -98,8 +103,11 @@ class Outputs:
         files: file names by backend.
         verified: how each output compares with the student on real inputs, by backend.
         metric, teacher_metric: on the validation data.
-        latency, teacher_latency: of student and teacher as ONNX, interleaved in one run.
-        costs, teacher_costs: counted costs and measured latency by resource.
+        latency, teacher_latency: of student and teacher in the target's runtime, interleaved in one
+            run; None where the target is not here.
+        untimed: why they were not timed, where they were not.
+        costs, teacher_costs: by resource; counted, latency as measured. What cannot be measured here
+            is there as predicted, where a budget limits it.
     """
 
     folder: Path
@@ -107,15 +115,35 @@ class Outputs:
     verified: Mapping[str, Agreement]
     metric: float
     teacher_metric: float
-    latency: Timing
-    teacher_latency: Timing
+    latency: Timing | None
+    teacher_latency: Timing | None
     costs: Mapping[str, float]
     teacher_costs: Mapping[str, float]
+    untimed: str = ""
+
+    def is_measured(self, resource: str) -> bool:
+        """Whether a latency or energy is that of whole networks, measured here."""
+        return resource == LATENCY and self.latency is not None
 
     @property
     def agreement(self) -> dict[str, float]:
         """Largest relative difference to the student on real inputs, by backend."""
         return {name: found.error for name, found in self.verified.items()}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A cost table that the user gave.
+
+    Attributes:
+        path: where it is.
+        table: what it says.
+        missing: what becomes of ops that it does not have: `refuse` or `drop`.
+    """
+
+    path: Path
+    table: CostFile
+    missing: str
 
 
 @dataclass(frozen=True)
@@ -136,6 +164,7 @@ class Compilation:
             and of the training data ("data").
         families: the op families of this run.
         restrictions: what the user asks of every plan, beside the budget.
+        imported: the cost table that the user gave, None where there is none.
         dropped: ops that failed and were left out, in the order of failing.
         program ... outputs: the artifacts, in the order in which passes add them.
     """
@@ -153,6 +182,7 @@ class Compilation:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     families: Families = field(default_factory=Families)
     restrictions: Restrictions = field(default_factory=Restrictions)
+    imported: Imported | None = None
     dropped: tuple[Dropped, ...] = ()
     program: Program | None = None
     pool: Pool | None = None

@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
         "fronts",
         "inspection",
         "instruments",
+        "measuring",
     }
     | {"ir", "ops", "passes", "settings"},
     "__main__": {"cli"},
@@ -67,6 +68,7 @@ ALLOWED: dict[str, set[str]] = {
     "finished": {"targets", "workspace"},
     "fronts": BELOW_PASSES | {"beginning", "compilation", "compiler", "passes", "settings"},
     "inspection": BELOW_PASSES | {"beginning", "compilation", "instruments", "workspace", "passes"},
+    "measuring": BELOW_PASSES | {"compilation", "inspection", "instruments", "passes", "workspace"},
     "report": {
         "abilities",
         "benching",
@@ -88,6 +90,7 @@ ALLOWED: dict[str, set[str]] = {
         "inspection",
         "instruments",
         "ir",
+        "measuring",
     }
     | {"frontend", "fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
 }

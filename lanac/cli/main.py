@@ -17,6 +17,7 @@ from lanac.cli.compile_model import compile_model
 from lanac.cli.explain import explain_student
 from lanac.cli.export import export_student
 from lanac.cli.inspect_model import inspect_model
+from lanac.cli.measure import measure_model
 from lanac.cli.pareto import pareto_model
 from lanac.cli.targets import list_targets
 from lanac.errors import CommandError, LanacError
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compile": compile_model,
     "inspect": inspect_model,
     "pareto": pareto_model,
+    "measure": measure_model,
     "explain": explain_student,
     "export": export_student,
     "bench": bench_student,

@@ -83,6 +83,17 @@ Keep = Annotated[
 MaxChanged = Annotated[
     int | None, typer.Option(help="At most so many slots take another op.", metavar="N")
 ]
+Costs = Annotated[
+    Path | None,
+    typer.Option(
+        help="Latencies from a cost table that lanac measure wrote, here or on another machine.",
+        metavar="FILE",
+    ),
+]
+Missing = Annotated[
+    str,
+    typer.Option(help="Ops that the cost table lacks: refuse, or drop them.", metavar="WHAT"),
+]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Device = Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda.")]
 WorkspaceFolder = Annotated[

@@ -10,6 +10,7 @@ import typer
 
 from lanac.cli.options import (
     BatchSize,
+    Costs,
     DataFolder,
     Device,
     DistillSamples,
@@ -17,6 +18,7 @@ from lanac.cli.options import (
     Granularity,
     Keep,
     MaxChanged,
+    Missing,
     Model,
     Only,
     Ops,
@@ -54,6 +56,8 @@ def pareto_model(
     fix: Fix = None,
     keep: Keep = None,
     max_changed: MaxChanged = None,
+    costs: Costs = None,
+    missing: Missing = "refuse",
     seed: Seed = 0,
     device: Device = "auto",
     workspace: WorkspaceFolder = None,
@@ -99,6 +103,8 @@ def pareto_model(
         fix=fix or (),
         keep=separated(keep),
         max_changed=max_changed,
+        costs=costs,
+        missing=missing,
         seed=seed,
         device=device,
         instruments=ConsoleInstruments(console),

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx
 
 from lanac.backends.agreement import TOLERANCES, Agreement, difference
+from lanac.backends.onnx import BACKEND as ONNX
 from lanac.compilation import Compilation, Outputs
 from lanac.errors import BackendError
 from lanac.ir import named_tensors
 from lanac.ops.folding import Foldable, folded
-from lanac.passes.student_files import StudentFiles, student_folder
+from lanac.passes.student_files import StudentFiles, student_folder, teacher_file
+from lanac.passes.time_finalists import untimed_because
 from lanac.passes.time_networks import time_networks
 from lanac.passes.time_parts import timing_runtime
 from lanac.targets import (
+    ENERGY,
     FLOPS,
     LATENCY,
     MEMORY,
     PARAMS,
+    SIZE,
     Timing,
+    count_bytes,
     count_flops,
     count_params,
     peak_activation_bytes,
@@ -57,14 +62,18 @@ class EmitStudent:
         folder, task = student_folder(compilation), compilation.task
         inputs = real_inputs(compilation, self.samples)
         student = fold_student(compilation.need("student").module, inputs)
+        untimed = untimed_because(compilation)
+        times: tuple[Timing | None, Timing | None] = None, None
         with StudentFiles(student, inputs, compilation.target, folder) as written:
             for name in self.backends:
                 written.add(name, classes=task.labelled and task.user_metric is None)
             written.publish()
-            latencies = self._time(compilation, written)
-        outputs = _outputs(
-            compilation, student, folder, written.files, written.verified, *latencies
-        )
+            if untimed is None:
+                times = self._time(compilation, written)
+            elif ONNX.name in self.backends:
+                teacher_file(compilation, inputs)  # `lanac bench` can time both where the device is
+        outputs = _outputs(compilation, student, folder, written.files, written.verified, *times)
+        outputs = replace(outputs, untimed=untimed or "")
         return compilation.having(outputs=outputs)
 
     def _time(self, compilation: Compilation, written: StudentFiles) -> tuple[Timing, Timing]:
@@ -112,8 +121,8 @@ def _outputs(
     folder: Path,
     files: Mapping[str, tuple[str, ...]],
     verified: Mapping[str, Agreement],
-    latency: Timing,
-    teacher_latency: Timing,
+    latency: Timing | None,
+    teacher_latency: Timing | None,
 ) -> Outputs:
     program, task = compilation.need("program"), compilation.task
     device = compilation.device
@@ -123,10 +132,16 @@ def _outputs(
             PARAMS: float(count_params(module)),
             FLOPS: float(count_flops(module, one)),
             MEMORY: float(peak_activation_bytes(module, one)),
+            SIZE: float(count_bytes(module, compilation.target.precision)),
         }
         for module in (student, program.teacher)
     )
-    costs[LATENCY], teacher_costs[LATENCY] = latency.median_ms, teacher_latency.median_ms
+    # What was not measured as a whole is what it was selected by.
+    for resource in {LATENCY, ENERGY} & set(compilation.budget.resources):
+        costs[resource] = compilation.need("chosen").plan.costs[resource]
+        teacher_costs[resource] = compilation.need("costs").teacher[resource]
+    if latency is not None and teacher_latency is not None:
+        costs[LATENCY], teacher_costs[LATENCY] = latency.median_ms, teacher_latency.median_ms
     with compilation.instruments.progress("measuring accuracy", 2) as advance:
         teacher, metrics = on_device(program.teacher, device), []
         for module in (on_device(student, device), teacher):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lanac.compilation import Compilation
+from lanac.passes.import_costs import imported_latencies
 from lanac.passes.latency import Counts, Latencies, Thoroughness, measure_latencies
 from lanac.passes.op_modules import OpModules
 
@@ -21,4 +22,6 @@ def latency_costs(
     Raises:
         BackendError: the target cannot be measured here, and nothing else tells.
     """
+    if compilation.imported is not None:
+        return imported_latencies(compilation, compilation.imported, modules, counted)
     return measure_latencies(compilation, modules, counted, how)

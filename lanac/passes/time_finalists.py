@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from lanac.backends.base import RUNTIMES
 from lanac.compilation import Compilation, Finalist
 from lanac.ir import Program
 from lanac.ops.folding import folded
@@ -44,6 +45,13 @@ class TimeFinalists:
     def run(self, compilation: Compilation) -> Compilation:
         finalists: Sequence[Finalist] = compilation.need("finalists")
         if LATENCY not in compilation.budget.resources:
+            done = tuple(replace(item, costs=item.plan.costs) for item in finalists)
+            return compilation.having(finalists=done, chosen=done[0])
+        reason = untimed_because(compilation)
+        if reason is not None:
+            compilation.instruments.say(
+                f"the finalists are not timed ({reason}): the best one is chosen by its loss"
+            )
             done = tuple(replace(item, costs=item.plan.costs) for item in finalists)
             return compilation.having(finalists=done, chosen=done[0])
         timed = self._time(compilation, finalists)
@@ -100,6 +108,14 @@ class TimeFinalists:
 def _relative(timing: Timing, teacher: Timing) -> float:
     """The latency as a share of the teacher's, measured in the same minutes."""
     return timing.median_ms / teacher.median_ms
+
+
+def untimed_because(compilation: Compilation) -> str | None:
+    """Why whole networks cannot be timed on the target here; None where they can."""
+    costs = compilation.costs
+    if costs is not None and costs.elsewhere:
+        return f"costs were measured on {costs.elsewhere}, which is not here"
+    return RUNTIMES.get(compilation.target.runtime).unavailable(compilation.target)
 
 
 def target_inputs(program: Program, batch: int) -> tuple[torch.Tensor, ...]:

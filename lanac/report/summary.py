@@ -11,11 +11,12 @@ from lanac.ir import TEACHER, Slot
 from lanac.passes.select_plans import summed_constants, summed_limits
 from lanac.passes.student_files import TEACHER_NAME
 from lanac.targets import (
-    FLOPS,
+    COUNTED,
+    ENERGY,
     LATENCY,
     MEMORY,
-    PARAMS,
     RESOURCES,
+    SIZE,
     TITLES,
     CostTable,
     Timing,
@@ -75,6 +76,9 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
             for slot, op in zip(slots, chosen.plan.ops, strict=True)
         ],
         "cost_sources": dict(costs.how),
+        "measured_elsewhere": costs.elsewhere or None,
+        "error_of_sums": costs.error if LATENCY in costs.costs else None,
+        "finalists": [_finalist(item) for item in compilation.need("finalists")],
         "limits": summed_limits(compilation),
         "constants": summed_constants(costs),
         "fixed": {name: str(op) for name, op in compilation.restrictions.fixed.items()},
@@ -96,6 +100,7 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
         "measured": {
             "latency": _timing(outputs.latency),
             "teacher_latency": _timing(outputs.teacher_latency),
+            "untimed": outputs.untimed or None,
             "costs": dict(outputs.costs),
             "teacher_costs": dict(outputs.teacher_costs),
         },
@@ -121,8 +126,20 @@ def _checksums(outputs: Outputs) -> dict[str, str]:
     return {name: checksum(path) for name, path in paths.items()}
 
 
-def _timing(timing: Timing) -> dict[str, float]:
-    return dict(vars(timing))
+def _timing(timing: Timing | None) -> dict[str, float] | None:
+    return dict(vars(timing)) if timing is not None else None
+
+
+def _finalist(item: Finalist) -> dict[str, Any]:
+    return {
+        "ops": [str(op) for op in item.plan.ops],
+        "loss": item.loss,
+        "predicted": dict(item.plan.costs),
+        "measured": dict(item.costs) if item.latency is not None else None,
+        "latency": _timing(item.latency),
+        "teacher_latency": _timing(item.teacher_latency),
+        "error": item.error if item.latency is not None else None,
+    }
 
 
 def result_rows(compilation: Compilation) -> list[tuple[str, str, str, str]]:
@@ -131,9 +148,14 @@ def result_rows(compilation: Compilation) -> list[tuple[str, str, str, str]]:
     task = compilation.task
     percent = " %" if task.user_metric is None else ""
     rows = []
-    times = str(outputs.teacher_latency), str(outputs.latency)
-    ratio = f"{outputs.latency.median_ms / outputs.teacher_latency.median_ms:.3f}x"
-    rows.append(("latency (measured)", *times, ratio))
+    if outputs.latency is not None and outputs.teacher_latency is not None:
+        times = str(outputs.teacher_latency), str(outputs.latency)
+        ratio = f"{outputs.latency.median_ms / outputs.teacher_latency.median_ms:.3f}x"
+        rows.append(("latency (measured)", *times, ratio))
+    for resource in (LATENCY, ENERGY):
+        if resource in outputs.costs and not (resource == LATENCY and outputs.latency is not None):
+            how = compilation.need("costs").how[resource]
+            rows.append(_cost_row(outputs, resource, TITLES[resource], f"sum of parts, {how}"))
     rows.append(
         (
             f"{task.metric_name} ({len(task.val):,} samples)",
@@ -142,17 +164,22 @@ def result_rows(compilation: Compilation) -> list[tuple[str, str, str, str]]:
             f"{outputs.metric - outputs.teacher_metric:+.2f}",
         )
     )
-    for resource in (PARAMS, FLOPS, MEMORY):
-        before, after = outputs.teacher_costs[resource], outputs.costs[resource]
-        ratio = f"{after / before:.3f}x" if before else "-"
-        texts = format_cost(resource, before), format_cost(resource, after)
-        title = "peak activations" if resource == MEMORY else TITLES[resource]
-        rows.append((f"{title} (counted)", *texts, ratio))
+    titles = {MEMORY: "peak activations", SIZE: f"weights in {compilation.target.precision}"}
+    rows += [
+        _cost_row(outputs, resource, titles.get(resource, TITLES[resource]), "counted")
+        for resource in COUNTED
+    ]
     return rows
 
 
+def _cost_row(outputs: Outputs, resource: str, title: str, how: str) -> tuple[str, str, str, str]:
+    before, after = outputs.teacher_costs[resource], outputs.costs[resource]
+    ratio = f"{after / before:.3f}x" if before else "-"
+    return f"{title} ({how})", format_cost(resource, before), format_cost(resource, after), ratio
+
+
 def verdict(compilation: Compilation) -> tuple[bool, str]:
-    """Whether the emitted student meets its budget as measured, and a sentence that says so."""
+    """Whether the emitted student meets its budget, and a sentence that says so, and how it is known."""
     outputs: Outputs = compilation.need("outputs")
     missed = []
     for limit in compilation.budget.limits:
@@ -162,7 +189,21 @@ def verdict(compilation: Compilation) -> tuple[bool, str]:
             missed.append(f"{limit.text} (got {student / own:.3f}x)")
     if missed:
         return False, f"the budget is missed: {', '.join(missed)}"
-    return True, f"the budget {compilation.budget} is met"
+    return True, f"the budget {compilation.budget} is met{_by_sums(compilation)}"
+
+
+def _by_sums(compilation: Compilation) -> str:
+    """Where a limit is met as predicted only: what that rests on."""
+    outputs: Outputs = compilation.need("outputs")
+    limited = set(compilation.budget.resources) & {LATENCY, ENERGY}
+    unseen = [
+        name for name in (LATENCY, ENERGY) if name in limited and not outputs.is_measured(name)
+    ]
+    if not unseen:
+        return ""
+    how = compilation.need("costs").how[unseen[0]]
+    names = " and ".join(TITLES[name] for name in unseen)
+    return f" by sums of {how} {names}; nothing was measured as a whole"
 
 
 def replacements(compilation: Compilation) -> list[tuple[str, str, str]]:
@@ -186,8 +227,7 @@ def summary(compilation: Compilation) -> str:
         "",
         *_table(("", "teacher", "student", ""), result_rows(compilation)),
         "",
-        "Latencies are medians (with quartiles) of teacher and student as emitted in ONNX, "
-        f"interleaved in one run on {compilation.target}; with one thread they are CPU time.",
+        _how_timed(compilation),
         "",
         "## What was replaced",
         "",
@@ -196,7 +236,13 @@ def summary(compilation: Compilation) -> str:
         "## From prediction to measurement",
         "",
         *_table(
-            ("finalist", "loss (teacher)", "predicted cost", "measured before finetuning"),
+            (
+                "finalist",
+                "loss (teacher)",
+                "predicted cost",
+                "measured before finetuning",
+                "off by",
+            ),
             _finalist_rows(compilation, costs.teacher.get(LATENCY)),
         ),
         "",
@@ -221,6 +267,16 @@ def summary(compilation: Compilation) -> str:
     return "\n".join(lines)
 
 
+def _how_timed(compilation: Compilation) -> str:
+    outputs: Outputs = compilation.need("outputs")
+    if outputs.latency is None:
+        return f"Teacher and student were not timed as whole networks: {outputs.untimed}."
+    return (
+        f"Latencies are medians (with quartiles) of teacher and student on {compilation.target}, "
+        "interleaved in one run, each opened several times; with one thread they are CPU time."
+    )
+
+
 def _own_and_dropped(compilation: Compilation) -> list[str]:
     """Which op families are the user's, and which ops failed."""
     lines = []
@@ -236,17 +292,16 @@ def _own_and_dropped(compilation: Compilation) -> list[str]:
 def _error_of_sums(costs: CostTable) -> list[str]:
     if LATENCY not in costs.costs:
         return []
+    where = f" on {costs.elsewhere} (imported)" * bool(costs.elsewhere)
     return [
-        "Predicted latencies are sums of separately measured ops; over whole networks measured beside "
-        f"them they are off by {100 * costs.error:.1f} % on average.",
+        f"Predicted latencies are sums of ops measured one by one{where}; over whole networks measured "
+        f"beside them they are off by {100 * costs.error:.1f} % on average.",
         "",
     ]
 
 
-def _finalist_rows(
-    compilation: Compilation, teacher_ms: float | None
-) -> list[tuple[str, str, str, str]]:
-    rows = []
+def _finalist_rows(compilation: Compilation, teacher_ms: float | None) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
     finalists: tuple[Finalist, ...] = compilation.need("finalists")
     for place, item in enumerate(finalists, 1):
         mark = " (chosen)" if item.plan.ops == compilation.need("chosen").plan.ops else ""
@@ -255,12 +310,12 @@ def _finalist_rows(
             for name in RESOURCES
             if name in item.plan.costs
         )
-        measured = "-"
+        measured = off = "-"
         if item.latency is not None and teacher_ms:
             measured = f"{item.latency} = {item.costs[LATENCY] / teacher_ms:.3f}x"
-        rows.append(
-            (f"{place}{mark}", f"{item.loss:.4f} ({item.teacher_loss:.4f})", predicted, measured)
-        )
+            off = f"{100 * item.error:+.1f} %"
+        losses = f"{item.loss:.4f} ({item.teacher_loss:.4f})"
+        rows.append((f"{place}{mark}", losses, predicted, measured, off))
     return rows
 
 

@@ -1,8 +1,31 @@
 """Targets, budgets and costs."""
 
 from lanac.targets.budget import TITLES, Budget, Limit, format_cost, parse_budgets
-from lanac.targets.costs import FLOPS, LATENCY, MEMORY, PARAMS, RESOURCES, CostTable
-from lanac.targets.counting import count_flops, count_params, peak_activation_bytes
+from lanac.targets.cost_file import (
+    CostFile,
+    Entry,
+    SlotShape,
+    format_costs,
+    read_costs,
+    what_hash,
+)
+from lanac.targets.costs import (
+    COUNTED,
+    ENERGY,
+    FLOPS,
+    LATENCY,
+    MEMORY,
+    PARAMS,
+    RESOURCES,
+    SIZE,
+    CostTable,
+)
+from lanac.targets.counting import (
+    count_bytes,
+    count_flops,
+    count_params,
+    peak_activation_bytes,
+)
 from lanac.targets.device import Device, devices, get_device
 from lanac.targets.target import Target, parse_target
 from lanac.targets.timing import (
@@ -17,8 +40,10 @@ from lanac.targets.timing import (
 )
 
 __all__ = [
-    "FLOPS", "LATENCY", "MEMORY", "PARAMS", "RESOURCES", "TITLES", "Budget", "Comparison",
-    "CostTable", "Device", "Effort", "Limit", "Sampler", "Target", "Timing", "compare_interleaved",
-    "count_flops", "count_params", "devices", "format_cost", "get_device", "parse_budgets",
-    "parse_target", "peak_activation_bytes", "sample_interleaved", "sampler", "time_interleaved",
+    "COUNTED", "ENERGY", "FLOPS", "LATENCY", "MEMORY", "PARAMS", "RESOURCES", "SIZE", "TITLES",
+    "Budget", "Comparison", "CostFile", "CostTable", "Device", "Effort", "Entry", "Limit",
+    "Sampler", "SlotShape", "Target", "Timing", "compare_interleaved", "count_bytes",
+    "count_flops", "count_params", "devices", "format_cost", "format_costs", "get_device",
+    "parse_budgets", "parse_target", "peak_activation_bytes", "read_costs", "sample_interleaved",
+    "sampler", "time_interleaved", "what_hash",
 ]  # fmt: skip
