@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from lanac.backends.agreement import TOLERANCES, difference
+from lanac.backends.onnx import BACKEND as ONNX
 from lanac.compilation import Compilation, Outputs
 from lanac.errors import BackendError
 from lanac.ir import named_tensors
@@ -65,11 +66,11 @@ class EmitStudent:
             for name in self.backends:
                 written.add(name, classes=task.labelled and task.user_metric is None)
             written.publish()
-            # `lanac bench` wants it also where nothing can be timed here.
-            teacher_file(compilation, inputs)
             why, timed = untimed(compilation), None
             if why is None:
                 timed = self._time(compilation, written)
+            elif ONNX.name in self.backends:
+                teacher_file(compilation, inputs)  # `lanac bench` can time both where the device is
         outputs = _outputs(compilation, student, folder, written, timed)
         return compilation.having(outputs=replace(outputs, untimed=why or ""))
 

@@ -115,9 +115,12 @@ def _show_student(console: Console, compilation: Compilation) -> None:
     if is_unmeasured(compilation):
         for note in latency_notes(compilation):
             console.print(f"[yellow]{escape(note)}[/]", highlight=False)
-    files = [name for names in outputs.files.values() for name in names]
+    files = dict.fromkeys(name for names in outputs.files.values() for name in names)
     console.print(
         f"files in {outputs.folder}: {', '.join([*files, 'plan.json', 'summary.md'])}",
         highlight=False,
         soft_wrap=True,
     )
+    for found in outputs.verified.values():
+        for note in found.notes:
+            console.print(f"[dim]{escape(note)}[/]", highlight=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from lanac.backends import _engines, _nvidia, tensorrt
 from lanac.backends._nvidia import wanted_version
 from lanac.backends.base import RUNTIMES
+from lanac.backends.onnx import export_model, save_model
 from lanac.backends.tensorrt import BACKEND, RUNTIME
 from lanac.errors import BackendError
 from lanac.targets import parse_target
@@ -27,24 +28,19 @@ V100 = parse_target("v100")
 
 
 @pytest.fixture
-def linear() -> fx.GraphModule:
-    torch.manual_seed(0)
-    return fx.symbolic_trace(nn.Sequential(nn.Linear(4, 3))).eval()
-
-
-@pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_nvidia, "cuda_device", lambda: None)
     monkeypatch.setattr(_nvidia, "library_version", lambda library: None)
 
 
 def test_without_a_gpu_onnx_and_a_script(
-    linear: fx.GraphModule, tmp_path: Path, no_gpu: None
+    exact_linear: tuple[nn.Module, Path], tmp_path: Path, no_gpu: None
 ) -> None:
     assert BACKEND.unavailable(V100) is None
     assert BACKEND.unbuilt(V100) == "tensorrt is not installed (pip install tensorrt)"
+    linear, model = exact_linear
     x = torch.randn(2, 4)
-    files = BACKEND.emit(linear, tmp_path, (x,), V100)
+    files = BACKEND.convert(model, tmp_path, V100)
     assert [path.name for path in files] == ["student.fp16.onnx", "build_engine.sh"]
     assert files[1].stat().st_mode & stat.S_IXUSR
     (got,) = BACKEND.load(files, V100)(x)
@@ -101,9 +97,9 @@ def run_script(folder: Path, version: str | None) -> subprocess.CompletedProcess
 
 
 def test_the_script_builds_where_the_right_version_is(
-    linear: fx.GraphModule, tmp_path: Path, no_gpu: None
+    exact_linear: tuple[nn.Module, Path], tmp_path: Path, no_gpu: None
 ) -> None:
-    BACKEND.emit(linear, tmp_path, (torch.zeros(2, 4),), V100)
+    BACKEND.convert(exact_linear[1], tmp_path, V100)
     done = run_script(tmp_path, "10.4.0.26")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "built student.engine\n"
@@ -140,11 +136,11 @@ def test_the_script_refuses_another_version(
     target: str,
     version: str | None,
     message: str,
-    linear: fx.GraphModule,
+    exact_linear: tuple[nn.Module, Path],
     tmp_path: Path,
     no_gpu: None,
 ) -> None:
-    BACKEND.emit(linear, tmp_path, (torch.zeros(2, 4),), parse_target(target))
+    BACKEND.convert(exact_linear[1], tmp_path, parse_target(target))
     done = run_script(tmp_path, version)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"{message} polygraphy\n"
@@ -222,17 +218,19 @@ class Double(nn.Module):
         return 2 * x
 
 
-@pytest.fixture
-def double() -> fx.GraphModule:
-    return fx.symbolic_trace(Double()).eval()
+@pytest.fixture(scope="module")
+def double(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ONNX file of the network that the fake runner computes."""
+    folder = tmp_path_factory.mktemp("double")
+    return save_model(export_model(Double().eval(), (torch.zeros(2, 3),)), folder)[0]
 
 
 def test_with_a_gpu_the_engine_is_built_and_run(
-    double: fx.GraphModule, gpu: list[list[str]], tmp_path: Path
+    double: Path, gpu: list[list[str]], tmp_path: Path
 ) -> None:
     target = parse_target("v100:b4")
     assert BACKEND.unbuilt(target) is None
-    files = BACKEND.emit(double, tmp_path, (torch.zeros(2, 3),), target)
+    files = BACKEND.convert(double, tmp_path, target)
     names = ["student.engine", "student.fp16.onnx", "timing.cache"]
     assert [path.name for path in files] == names
     assert BACKEND.notes(files, target) == ()
@@ -245,13 +243,13 @@ def test_with_a_gpu_the_engine_is_built_and_run(
 
 
 def test_another_version_than_the_device_needs_gives_a_script(
-    double: fx.GraphModule,
+    double: Path,
     gpu: list[list[str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_nvidia, "library_version", lambda library: "11.2.0")
-    files = BACKEND.emit(double, tmp_path, (torch.zeros(2, 3),), V100)
+    files = BACKEND.convert(double, tmp_path, V100)
     assert [path.name for path in files] == ["student.fp16.onnx", "build_engine.sh"]
     assert not gpu
     reason = BACKEND.unbuilt(V100)
@@ -260,11 +258,11 @@ def test_another_version_than_the_device_needs_gives_a_script(
 
 
 def test_an_op_is_timed_with_its_inputs_on_the_gpu(
-    double: fx.GraphModule, gpu: list[list[str]], tmp_path: Path
+    double: Path, gpu: list[list[str]], tmp_path: Path
 ) -> None:
     x = torch.ones(128, 3)
     assert RUNTIME.unavailable(V100) is None
-    files = RUNTIME.write(double, (x,), tmp_path, V100)
+    files = RUNTIME.write(fx.symbolic_trace(Double()).eval(), (x,), tmp_path, V100)
     assert [path.name for path in files] == ["timed.engine", "timed.low.onnx"]
     ((*arguments,),) = gpu
     assert "--trt-opt-shapes" not in arguments  # shapes are fixed
@@ -274,15 +272,15 @@ def test_an_op_is_timed_with_its_inputs_on_the_gpu(
 
 
 def test_the_emitted_engine_is_timed_too(
-    double: fx.GraphModule, gpu: list[list[str]], tmp_path: Path
+    double: Path, gpu: list[list[str]], tmp_path: Path
 ) -> None:
-    files = BACKEND.emit(double, tmp_path, (torch.zeros(2, 3),), V100)
+    files = BACKEND.convert(double, tmp_path, V100)
     run = RUNTIME.open(files, (torch.ones(128, 3),), V100)
     assert isinstance(run(), dict)
 
 
 def test_an_engine_that_cannot_be_loaded(
-    double: fx.GraphModule,
+    double: Path,
     gpu: list[list[str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -290,7 +288,7 @@ def test_an_engine_that_cannot_be_loaded(
     def fail(self: FakeRunner) -> None:
         raise RuntimeError("Could not deserialize engine.\nSee log")
 
-    files = BACKEND.emit(double, tmp_path, (torch.zeros(2, 3),), V100)
+    files = BACKEND.convert(double, tmp_path, V100)
     monkeypatch.setattr(FakeRunner, "activate", fail)
     with pytest.raises(BackendError) as caught:
         BACKEND.load(files, V100)

@@ -29,8 +29,9 @@ needs_builder = pytest.mark.skipif(
 
 @needs_builder
 def test_an_engine_for_each_precision_and_what_it_was_built_of(
-    student: fx.GraphModule, tmp_path: Path
+    exact: tuple[fx.GraphModule, Path], tmp_path: Path
 ) -> None:
+    student, model = exact
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         want = student(x)
@@ -44,7 +45,7 @@ def test_an_engine_for_each_precision_and_what_it_was_built_of(
         assert BACKEND.precision(target) == target.precision
         folder = tmp_path / target.short
         folder.mkdir()
-        files = BACKEND.emit(student, folder, (x,), target)
+        files = BACKEND.convert(model, folder, target)
         onnx = "student.onnx" if "fp32" in text else f"student.{target.precision}.onnx"
         assert [path.name for path in files] == ["student.rtx.engine", onnx]
         assert sorted(path.name for path in folder.iterdir()) == sorted(p.name for p in files)
@@ -59,8 +60,8 @@ def test_an_engine_for_each_precision_and_what_it_was_built_of(
 
 
 @needs_builder
-def test_turing_takes_fp16_alone(student: fx.GraphModule, tmp_path: Path) -> None:
-    files = BACKEND.emit(student, tmp_path, (torch.zeros(1, 3, 32, 32),), parse_target("t4"))
+def test_turing_takes_fp16_alone(exact: tuple[fx.GraphModule, Path], tmp_path: Path) -> None:
+    files = BACKEND.convert(exact[1], tmp_path, parse_target("t4"))
     check_engine(files[0])
 
 
@@ -83,16 +84,13 @@ def test_several_inputs_and_nested_outputs(tmp_path: Path) -> None:
 
 
 @needs_builder
-def test_what_the_builder_refuses_is_said_in_one_line(tmp_path: Path) -> None:
-    class Attention(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x @ x.transpose(-1, -2)
-
-    module = fx.symbolic_trace(Attention()).eval()
+def test_what_the_builder_refuses_is_said_in_one_line(
+    exact_linear: tuple[nn.Module, Path], tmp_path: Path
+) -> None:
     # Turing refuses fp32 matrix products: asking for it is refused before, so it is asked directly.
     target = parse_target("t4:tensorrt:fp32")
     with pytest.raises(BackendError) as caught:
-        BACKEND.emit(module, tmp_path, (torch.randn(2, 4, 4),), target)
+        BACKEND.convert(exact_linear[1], tmp_path, target)
     text = str(caught.value)
     assert text.startswith("TensorRT-RTX builds no engine: Myelin (Cannot compile operation")
     assert "FP32 GEMM is not supported" in text and "\n" not in text
