@@ -45,10 +45,10 @@ class RefinePlans:
     rounds: int = 1
     images: int = 1024
     changes: int = 64
-    pairs: int = 0
-    pair_ops: int = 2
+    pairs: int = 8
+    pair_ops: int = 3
     plans: int = 8
-    time_limit_s: float = 30.0
+    time_limit_s: float = 60.0
     gap: float = 0.02
     evaluation: EvaluatePlans = field(default_factory=EvaluatePlans)
     name = "refine_plans"
@@ -76,7 +76,7 @@ class RefinePlans:
             history.append(RefineRound(nearby.networks, len(plans), base.loss, after))
             if not best.loss < base.loss:
                 break
-            # The chosen plan itself is among the finalists, with its latency.
+            # The plan to begin with is among the finalists already, with its latency.
             found |= {item.plan.ops: item for item in finalists if item.loss < base.loss}
             base = best
         self._say(compilation, history)
@@ -148,8 +148,13 @@ class Neighbourhood:
         selection = solve(
             problem, seed=compilation.seed, time_limit_s=options.time_limit_s, gap=options.gap
         )
-        plans = [to_plan(compilation, found) for found in selection.plans]
-        return [replace(plan, score=self.above + plan.score) for plan in plans]
+        return [self._plan(to_plan(compilation, found)) for found in selection.plans]
+
+    def _plan(self, plan: Plan) -> Plan:
+        """A plan whose score is, as for all plans, the sum of its scores in the teacher."""
+        slots, scores = self.compilation.need("program").slots, self.compilation.need("scores")
+        own = math.fsum(scores[s.name][op] for s, op in zip(slots, plan.ops, strict=True))
+        return replace(plan, score=own, refined_score=self.above + plan.score)
 
     def _pairs(self, nearby: Sequence[Pair]) -> list[tuple[Pair, Pair]]:
         """Which changes are measured two at a time: those in slots that interact the most."""

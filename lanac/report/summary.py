@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lanac.compilation import Compilation, Finalist, Outputs
-from lanac.ir import TEACHER, Slot
+from lanac.ir import TEACHER, Plan, Slot
 from lanac.passes.select_plans import summed_constants, summed_limits
 from lanac.passes.student_files import TEACHER_NAME
 from lanac.report.latency import (
@@ -90,7 +90,7 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
         "max_changed": compilation.restrictions.max_changed,
         "finalists": [_finalist(item, item.plan.ops == chosen.plan.ops) for item in finalists],
         "refined": [dict(vars(item)) for item in compilation.refined],
-        "predicted": {"score": chosen.plan.score, "costs": dict(chosen.plan.costs)},
+        "predicted": _predicted(chosen.plan),
         "proven_gap": chosen.plan.gap,
         "before_finetuning": {
             "loss": chosen.loss,
@@ -133,7 +133,7 @@ def _finalist(item: Finalist, chosen: bool) -> dict[str, Any]:
     return {
         "chosen": chosen,
         "ops": [str(op) for op in item.plan.ops],
-        "predicted": {"score": item.plan.score, "costs": dict(item.plan.costs)},
+        "predicted": _predicted(item.plan),
         "loss": item.loss,
         "teacher_loss": item.teacher_loss,
         "images": item.images,
@@ -144,6 +144,15 @@ def _finalist(item: Finalist, chosen: bool) -> dict[str, Any]:
         "meets_budget": item.fits,
         "budget_probability": item.probability,
         "trial": dict(vars(item.trial)) if item.trial is not None else None,
+    }
+
+
+def _predicted(plan: Plan) -> dict[str, Any]:
+    """`refined_score` is by scores around another plan, `score` by those in the teacher."""
+    return {
+        "score": plan.score,
+        "refined_score": plan.refined_score,
+        "costs": dict(plan.costs),
     }
 
 
@@ -242,7 +251,7 @@ def summary(compilation: Compilation) -> str:
         f"Kept: epoch {student.best_epoch} of {len(student.epochs) - 1}, "
         f"{compilation.task.metric_name} {student.metric:.2f} on "
         f"{len(compilation.task.held_out):,} held-out training samples. "
-        f"Predicted change of the loss: {chosen.plan.score:+.4f}.",
+        f"Predicted change of the loss: {chosen.plan.predicted:+.4f}.",
         "",
         "## Files",
         "",
@@ -300,7 +309,7 @@ def _finalist_rows(compilation: Compilation, teacher_ms: float | None) -> list[t
             (
                 f"{place}{mark}",
                 f"{item.loss:.4f} ({item.teacher_loss:.4f})",
-                f"{item.plan.score:+.4f}, {item.loss - item.teacher_loss:+.4f}",
+                f"{item.plan.predicted:+.4f}, {item.loss - item.teacher_loss:+.4f}",
                 f"{trial.before:.4f}, {trial.after:.4f}" if trial is not None else "-",
                 predicted,
                 measured,

@@ -159,7 +159,9 @@ class TestTwoBudgets:
             assert chosen["meets_budget"]
             assert chosen["loss"] == plan["before_finetuning"]["loss"]
             text = (folder / "summary.md").read_text()
-            row = f"{chosen['predicted']['score']:+.4f}, {chosen['loss'] - chosen['teacher_loss']:+.4f}"
+            scores = chosen["predicted"]
+            predicted = scores["score" if scores["refined_score"] is None else "refined_score"]
+            row = f"{predicted:+.4f}, {chosen['loss'] - chosen['teacher_loss']:+.4f}"
             assert row in text
             tried = [item["trial"] for item in plan["finalists"] if item["trial"]]
             fitting = sum(item["meets_budget"] for item in plan["finalists"])

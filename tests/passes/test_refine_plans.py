@@ -91,17 +91,19 @@ class TestOnALossThatIsKnown:
         )
 
     def test_the_new_plan_predicts_its_loss_around_the_old_one(self, known):
-        """Exactly where it changes one slot or two that are no neighbours."""
+        """Exactly, where all pairs are measured; its score stays the sum of those in the teacher."""
         compilation, loss = known
-        own = (TEACHER,) * len(compilation.program.slots)
-        refined = run_passes(compilation, [RefinePlans(1, evaluation=EVALUATE)])
-        before = compilation.chosen.plan.ops
-        near = [
-            item for item in refined.finalists
-            if sum(a != b for a, b in zip(item.plan.ops, before, strict=True)) == 1
-        ]  # fmt: skip
-        for item in near:
-            assert item.plan.score == pytest.approx(loss(item.plan.ops) - loss(own))
+        own, scores = (TEACHER,) * len(compilation.program.slots), compilation.scores
+        step = RefinePlans(1, pairs=99, pair_ops=9, evaluation=EVALUATE)
+        refined = run_passes(compilation, [step])
+        new = [item.plan for item in refined.finalists if item.loss < compilation.chosen.loss]
+        assert new
+        for plan in new:
+            assert plan.predicted == pytest.approx(loss(plan.ops) - loss(own))
+            parts = zip(compilation.program.slots, plan.ops, strict=True)
+            assert plan.score == pytest.approx(sum(scores[slot.name][op] for slot, op in parts))
+        before = compilation.chosen.plan
+        assert before.refined_score is None and before.predicted == before.score
 
     def test_with_pair_terms_it_finds_the_best_plan_at_once(self, known):
         """All pairs of slots, all their ops: the loss is pairwise, so the model is exact."""
