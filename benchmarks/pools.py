@@ -67,7 +67,7 @@ POOLS = {
     "everything": "inherit,paper",
     "paper": "paper",
 }
-BUDGETS = "0.5x,0.35x,0.25x"
+BUDGETS = "0.35x,0.5x,0.25x"
 BATCH = 64
 HEAD = (
     "| network | pool | ops tried | samples | preparation | budget | latency | top-1 | loss | plan |\n"
