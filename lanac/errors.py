@@ -58,6 +58,10 @@ class InfeasibleBudgetError(BudgetError):
     """No choice of ops meets the budget; names the smallest budget that one does."""
 
 
+class CostTableError(LanacError):
+    """A cost table that is damaged, or was measured for something else."""
+
+
 class SelectionError(LanacError):
     """A selection problem that is malformed, or a solver that failed."""
 

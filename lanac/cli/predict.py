@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from lanac.errors import CommandError
-
-if TYPE_CHECKING:
-    from lanac.targets.predicted import Prediction
+from lanac.cli.anchors import parse_anchors, predict_source
+from lanac.cli.options import Anchors
 
 _WIDE = 120
 """Columns of the table where the output is no terminal."""
-
-_ANCHOR = re.compile(r"(?P<model>.+)=\s*(?P<ms>\d+(\.\d*)?|\.\d+)\s*(ms)?")
 
 
 def predict_models(
@@ -33,14 +28,7 @@ def predict_models(
             help="DEVICE[:RUNTIME][:PRECISION][:bN][:tN], such as v100:tensorrt:fp16:b128.",
         ),
     ],
-    anchor: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A network that was measured on the target, in ms for the whole batch, such as "
-            "timm:resnet50=12.3ms. One or a few make predictions much better.",
-            metavar="MODEL=MS",
-        ),
-    ] = None,
+    anchor: Anchors = None,
     input_size: Annotated[
         str | None,
         typer.Option(
@@ -56,27 +44,19 @@ def predict_models(
     Nothing is run: the kernels are listed, and a model of the device says what they take. What it
     gives is no measurement.
     """
-    measured = dict(_parse_anchor(text) for text in anchor or ())
+    measured = parse_anchors(anchor)
 
     from rich.console import Console
 
-    from lanac.frontend.sources import load_source_to_inspect, parse_size
-    from lanac.predicting import predict
+    from lanac.frontend.sources import parse_size
     from lanac.report.prediction import record, show_predictions
     from lanac.targets import parse_target
     from lanac.targets.predicted import Anchor, calibrate, way_of
 
     errors = way_of(parse_target(target)).errors
     size = parse_size(input_size) if input_size is not None else None
-    found: dict[str, Prediction] = {}
-    for name in dict.fromkeys([*models, *measured]):
-        source = load_source_to_inspect(name, size, False)
-        found[name] = predict(
-            source.model,
-            example_inputs=source.example_inputs,
-            train_data=source.train_data,
-            target=target,
-        )
+    names = dict.fromkeys([*models, *measured])
+    found = {name: predict_source(name, target, size) for name in names}
     shown = {name: found[name] for name in models}
     if measured:
         anchors = [Anchor(name, found[name], ms) for name, ms in measured.items()]
@@ -88,18 +68,3 @@ def predict_models(
     piped = not sys.stdout.isatty()
     console = Console(soft_wrap=piped, width=_WIDE if piped else None)
     show_predictions(console, shown, measured, errors)
-
-
-def _parse_anchor(text: str) -> tuple[str, float]:
-    """Reads `MODEL=12.3ms`.
-
-    Raises:
-        CommandError: malformed, or not above zero.
-    """
-    match = _ANCHOR.fullmatch(text.strip())
-    if match is None or float(match["ms"]) <= 0:
-        raise CommandError(
-            f"--anchor {text!r} is malformed; expected a network and its latency on the target in "
-            "milliseconds for the whole batch, such as timm:resnet50=12.3ms"
-        )
-    return match["model"].strip(), float(match["ms"])

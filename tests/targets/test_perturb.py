@@ -90,7 +90,9 @@ class TestTable:
         found = predict_table(program, ops, lambda slot, op: Deciding(), TARGET)
         assert set(found.failed) >= set(blocks)
         reason = found.failed[blocks[0]][SMALL]
-        assert reason.startswith("the kernels of Deciding cannot be listed on inputs f32[N,8,16,16]")
+        assert reason.startswith(
+            "the kernels of Deciding cannot be listed on inputs f32[N,8,16,16]"
+        )
 
 
 class TestPerturbing:
@@ -137,7 +139,9 @@ class TestChoosing:
         assert judged.ratio == pytest.approx(ratio, rel=0.02)
         assert judged.high_ratio > ratio
 
-    def test_the_safe_one_of_two_is_taken_and_the_better_where_both_are(self, program, table, blocks):
+    def test_the_safe_one_of_two_is_taken_and_the_better_where_both_are(
+        self, program, table, blocks
+    ):
         tables = perturbed_tables(table, ERRORS, 500)
         near = {**plan(program), blocks[0]: SMALL}
         far = {**plan(program), **dict.fromkeys(blocks, IDENTITY)}

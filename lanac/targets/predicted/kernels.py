@@ -147,11 +147,11 @@ def record_kernels(module: nn.Module, specs: Sequence[TensorSpec]) -> KernelList
     return KernelList(tuple(recorder.kernels), frozenset(outputs))
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs every operator on the meta device and writes it down."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kernels: list[Kernel] = []
         self._values: dict[int, int] = {}  # storage -> value that it holds now
         self._weights: set[int] = set()

@@ -8,6 +8,7 @@ another, with the errors that the fit was seen to make on networks it did not kn
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -118,10 +119,12 @@ def judge_plans(
     """
     if (ratio is None) == (limit_ms is None):
         raise ValueError("give either ratio or limit_ms")
+    # One of the two is infinite, and met by everything.
+    most, limit = ratio or math.inf, limit_ms or math.inf
     judged = []
     for place, plan in enumerate(plans):
         ratios = tables.ratios(plan)
-        met = ratios <= ratio if ratio is not None else tables.totals(plan) <= limit_ms
+        met = (ratios <= most) & (tables.totals(plan) <= limit)
         high = float(np.quantile(ratios, 0.9))
         judged.append(Judged(place, float(np.mean(met)), float(np.median(ratios)), high))
     return judged
