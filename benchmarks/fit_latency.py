@@ -141,8 +141,8 @@ def fit_way(
         flush=True,
     )
     held_out = {}
-    for setup in sorted({_setup(row) for row in samples.rows}):
-        places = [i for i, row in enumerate(samples.rows) if _setup(row) == setup]
+    for setup in sorted({setup_of(row) for row in samples.rows}):
+        places = [i for i, row in enumerate(samples.rows) if setup_of(row) == setup]
         part = accuracy([samples.rows[i] for i in places], residuals[places])
         held_out[setup] = _rounded(asdict(part))
         print(f"  {setup}: {part}", flush=True)
@@ -166,7 +166,7 @@ def fit_way(
     }
 
 
-def _setup(row: Row) -> str:
+def setup_of(row: Row) -> str:
     """What measured a row; the sources of small batches together."""
     framework = f"b{row.batch}" if row.runtime == "tensorrt" else row.framework
     return " ".join((row.device, row.runtime, framework, row.precision, row.layout))

@@ -36,7 +36,8 @@ REPARAMETERISED = (
 
 START: dict[str, float] = {
     "launch_us": 8.0, "start_us": 2.0, "cache_gain": 2.0, "cache_share": 0.5, "strided": 1.5,
-    "half_row": 20.0, "half_k": 52.0, "half_n": 23.0, "half_width": 63.0, "half_head": 20.0, "half_tokens": 30.0,
+    "half_row": 20.0, "half_k": 52.0, "half_n": 23.0, "half_width": 63.0, "half_head": 20.0,
+    "half_tokens": 30.0,
     "half_window": 1.0, "padding": 0.5, "odd_window": 1.5, "half_tiles": 0.3, "transform": 0.3,
     **{f"b.{kind}": 0.8 for kind in CLASSES},
     **{f"e.{kind}": 0.7 for kind in MULTIPLYING},
@@ -110,6 +111,13 @@ class Samples:
             found += np.bincount(owners, taken, len(self.rows))
         return found
 
+    def macs(self) -> Array:
+        """Multiplications of each row."""
+        found = np.zeros(len(self.rows))
+        for _, places, features, starts in self._packs:
+            found[places] = np.add.reduceat(features.macs * features.count, starts)
+        return found
+
     def class_shares(self, constants: Constants) -> Array:
         """Share of each class in each row's device time (rows, classes)."""
         found = np.zeros((len(self.rows), len(CLASSES)))
@@ -128,9 +136,12 @@ class Samples:
 
     @property
     def weights(self) -> Array:
-        """Large families count less per row, so that they do not decide alone."""
-        counts = Counter((row.family, row.setup) for row in self.rows)
-        weights = np.array([counts[row.family, row.setup] ** -0.5 for row in self.rows])
+        """Families and devices with many rows count less per row, so that they do not decide alone."""
+        counts = Counter((row.family, row.device) for row in self.rows)
+        setups = Counter(row.device for row in self.rows)
+        weights = np.array(
+            [(counts[row.family, row.device] * setups[row.device]) ** -0.5 for row in self.rows]
+        )
         return weights / weights.mean()
 
 

@@ -65,7 +65,9 @@ class Problem:
         found: dict[tuple[int, ...], float] = {}
         for _ in range(60):
             price = np.sqrt(max(low, 1e-6) * high)
-            plan = [int(np.argmin(s + price * c)) for s, c in zip(self.scores, self.costs, strict=True)]
+            plan = [
+                int(np.argmin(s + price * c)) for s, c in zip(self.scores, self.costs, strict=True)
+            ]
             if self.cost(plan) > budget:
                 low = price
                 continue
@@ -87,9 +89,7 @@ class Problem:
         return float(sum(s[i] for s, i in zip(self.scores, plan, strict=True)))
 
     def named(self, plan: Sequence[int]) -> dict[str, OpSpec]:
-        return {
-            name: ops[i] for name, ops, i in zip(self.names, self.ops, plan, strict=True)
-        }
+        return {name: ops[i] for name, ops, i in zip(self.names, self.ops, plan, strict=True)}
 
     def _improved(self, plan: list[int], budget: float) -> list[int]:
         """Single changes that lower the score within the budget, the best first, until none does."""
@@ -136,9 +136,7 @@ def compare(fit: Path, kernels: Path, rounds: int, seeds: int = 40) -> Iterator[
         constants = fit_constants(samples, START, way.freedom, way.fixed, rounds)
         changed = replace(way_of(target), constants=constants)
         tables.append(
-            predict_table(
-                program, ops, outlines.get, target, key_of=outlines.key, way=changed
-            )
+            predict_table(program, ops, outlines.get, target, key_of=outlines.key, way=changed)
         )
     errors = way_of(target).errors
     yield "| budget | selection | over budget | by, where over (mean) | latency in truth | lost score |"
@@ -160,7 +158,11 @@ def compare(fit: Path, kernels: Path, rounds: int, seeds: int = 40) -> Iterator[
 
 
 def _one(
-    believed: PredictedTable, true: PredictedTable, errors: Mapping[str, float], budget: float, seed: int
+    believed: PredictedTable,
+    true: PredictedTable,
+    errors: Mapping[str, float],
+    budget: float,
+    seed: int,
 ) -> Iterator[tuple[str, float, float]]:
     """Name of the way, true ratio of its plan, and its score above the best in truth."""
     rng = np.random.default_rng(seed)

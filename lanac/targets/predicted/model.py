@@ -201,7 +201,9 @@ def _saturation(features: Features, figures: Figures, constants: Constants) -> A
     share = np.where(kind == _PLACE["grouped"], grouped, dense)
     share = np.where(kind == _PLACE["attention"], head, share)
     window = features.window / (features.window + constants["half_window"])
-    window = np.where(np.isin(features.window, _OWN_KERNELS), window, window / constants["odd_window"])
+    window = np.where(
+        np.isin(features.window, _OWN_KERNELS), window, window / constants["odd_window"]
+    )
     share = np.where(kind == _PLACE["depthwise"], window, share)
     tiles = np.maximum(features.m / _TILE, 1.0) * np.maximum(features.n / _TILE, 1.0)
     tiles = np.where(
