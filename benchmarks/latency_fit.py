@@ -136,12 +136,9 @@ class Samples:
 
     @property
     def weights(self) -> Array:
-        """Families and devices with many rows count less per row, so that they do not decide alone."""
-        counts = Counter((row.family, row.device) for row in self.rows)
-        setups = Counter(row.device for row in self.rows)
-        weights = np.array(
-            [(counts[row.family, row.device] * setups[row.device]) ** -0.5 for row in self.rows]
-        )
+        """Large families count less per row, so that they do not decide alone."""
+        counts = Counter((row.family, row.setup) for row in self.rows)
+        weights = np.array([counts[row.family, row.setup] ** -0.5 for row in self.rows])
         return weights / weights.mean()
 
 
