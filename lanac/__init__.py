@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lanac.inspection import Inspection, inspect
     from lanac.instruments import Instruments
     from lanac.ir import OpSpec
+    from lanac.measuring import measure
     from lanac.ops.base import Family, SlotView
     from lanac.passes import run_passes
     from lanac.settings import Settings
@@ -40,6 +41,7 @@ _HOMES = {
     "compile": "lanac.compiler",
     "explain": "lanac.explaining",
     "inspect": "lanac.inspection",
+    "measure": "lanac.measuring",
     "pareto": "lanac.fronts",
     "preparation": "lanac.compiler",
     "run_passes": "lanac.passes",
@@ -63,6 +65,7 @@ __all__ = [
     "compile",
     "explain",
     "inspect",
+    "measure",
     "pareto",
     "preparation",
     "run_passes",
