@@ -13,9 +13,11 @@ from lanac.version import __version__
 
 if TYPE_CHECKING:
     from lanac.beginning import begin
+    from lanac.benching import Benchmark, bench
     from lanac.compilation import Compilation
     from lanac.compiler import Result, choose_plan, compile, preparation
     from lanac.explaining import Explanation, explain
+    from lanac.exporting import Exported, export
     from lanac.fronts import Front, pareto
     from lanac.inspection import Inspection, inspect
     from lanac.instruments import Instruments
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
     from lanac.settings import Settings
 
 _HOMES = {
+    "Benchmark": "lanac.benching",
     "Compilation": "lanac.compilation",
     "Explanation": "lanac.explaining",
+    "Exported": "lanac.exporting",
     "Family": "lanac.ops.base",
     "Front": "lanac.fronts",
     "Inspection": "lanac.inspection",
@@ -37,9 +41,11 @@ _HOMES = {
     "Settings": "lanac.settings",
     "SlotView": "lanac.ops.base",
     "begin": "lanac.beginning",
+    "bench": "lanac.benching",
     "choose_plan": "lanac.compiler",
     "compile": "lanac.compiler",
     "explain": "lanac.explaining",
+    "export": "lanac.exporting",
     "inspect": "lanac.inspection",
     "measure": "lanac.measuring",
     "pareto": "lanac.fronts",
@@ -48,8 +54,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "Benchmark",
     "Compilation",
     "Explanation",
+    "Exported",
     "Family",
     "Front",
     "Inspection",
@@ -61,9 +69,11 @@ __all__ = [
     "SlotView",
     "__version__",
     "begin",
+    "bench",
     "choose_plan",
     "compile",
     "explain",
+    "export",
     "inspect",
     "measure",
     "pareto",

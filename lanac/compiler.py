@@ -72,7 +72,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
     out: str | Path = "lanac-out",
     pool: str = "default",
     ops: Sequence[Family | type[Family]] = (),
-    emit: str | Sequence[str] = ("pytorch", "onnx"),
+    emit: str | Sequence[str] | None = None,
     settings: Settings | None = None,
     **given: Unpack[Given],
 ) -> Result:
@@ -87,7 +87,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
         pool: pool names, families and ops, separated by commas.
         ops: your own op families, objects or classes, for this run alone; those that `pool` does not
             name join it.
-        emit: names of the outputs.
+        emit: names of the outputs; default: pytorch, onnx, and what the target's runtime runs.
         settings: how much work goes into it.
         given: the further arguments of `begin`: `train_data`, which has to be there, `val_data`,
             `loss`, `metric` and so on.
@@ -189,10 +189,14 @@ def choose_plan(compilation: Compilation, settings: Settings) -> Compilation:
     )
 
 
-def parse_outputs(emit: str | Sequence[str], target: Target) -> tuple[str, ...]:
+def parse_outputs(emit: str | Sequence[str] | None, target: Target) -> tuple[str, ...]:
     """Reads `--emit`; raises BackendError for an unknown output, or one that cannot be written."""
-    names = emit.split(",") if isinstance(emit, str) else list(emit)
-    names = [name.strip() for name in names if name.strip()]
+    if emit is None:
+        names = ["pytorch", "onnx"]
+        names += [target.runtime] if target.runtime in set(BACKENDS.names()) - set(names) else []
+    else:
+        names = emit.split(",") if isinstance(emit, str) else list(emit)
+        names = [name.strip() for name in names if name.strip()]
     if not names:
         raise BackendError(f"no output is asked for; known: {', '.join(BACKENDS.names())}")
     for name in names:

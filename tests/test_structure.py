@@ -22,9 +22,11 @@ BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "training", "backe
 ALLOWED: dict[str, set[str]] = {
     "__init__": {
         "beginning",
+        "benching",
         "compilation",
         "compiler",
         "explaining",
+        "exporting",
         "fronts",
         "inspection",
         "instruments",
@@ -59,15 +61,38 @@ ALLOWED: dict[str, set[str]] = {
         "settings",
     }
     | {"targets", "training"},
-    "explaining": {"ir", "solver"},
+    "explaining": {"finished", "ir", "solver"},
+    "abilities": {"backends", "targets"},
+    "benching": {"backends", "finished", "instruments", "ir", "targets"},
+    "exporting": {"backends", "compiler", "finished", "targets", "workspace"},
+    "finished": {"targets", "workspace"},
     "fronts": BELOW_PASSES | {"beginning", "compilation", "compiler", "passes", "settings"},
     "inspection": BELOW_PASSES | {"beginning", "compilation", "instruments", "workspace", "passes"},
     "measuring": BELOW_PASSES | {"compilation", "inspection", "instruments", "passes", "workspace"},
-    "report": {"compilation", "compiler", "explaining", "inspection", "instruments", "fronts", "ir"}
-    | {"passes", "targets", "workspace"},
-    "cli": {"compilation", "compiler", "explaining", "inspection", "instruments", "ir", "frontend"}
-    | {"measuring"}
-    | {"fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
+    "report": {
+        "abilities",
+        "benching",
+        "compilation",
+        "compiler",
+        "explaining",
+        "exporting",
+        "inspection",
+        "instruments",
+    }
+    | {"fronts", "ir", "passes", "targets", "workspace"},
+    "cli": {
+        "abilities",
+        "benching",
+        "compilation",
+        "compiler",
+        "explaining",
+        "exporting",
+        "inspection",
+        "instruments",
+        "ir",
+        "measuring",
+    }
+    | {"frontend", "fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
 }
 """What a part of lanac may import beside itself and what is open to all."""
 

@@ -23,6 +23,11 @@ from lanac.backends.onnxruntime import export_for_timing
 from lanac.targets import Target
 from lanac.targets.device import cuda_device
 
+_OLDEST = (10, 4)
+_OLDEST_FOR_BLACKWELL = (10, 8)
+_OLDEST_FOR_BF16 = (10, 15)
+"""bf16 models have opset 22; this is the first whose documentation names an opset above 20."""
+
 PACKAGES = {TENSORRT: "tensorrt", RTX: "tensorrt-rtx"}
 
 
@@ -57,12 +62,41 @@ def not_runnable(target: Target, library: str) -> str | None:
     reason = refused(target, library)
     if reason is not None:
         return reason
-    if library_version(library) is None:
+    installed = library_version(library)
+    if installed is None:
         return f"{PACKAGES[library]} is not installed (pip install {PACKAGES[library]})"
-    if not target.entry.is_here():
-        here = cuda_device()
-        return f"this machine has no {target.entry.title}" + (f", it has {here}" if here else "")
+    absent = target.entry.absent()
+    if absent is not None:
+        return absent
+    if library == TENSORRT and not _fits(installed, target):
+        return f"TensorRT {installed} is installed, and the target needs {wanted_version(target)}"
     return None
+
+
+def wanted_version(target: Target) -> str:
+    """Which TensorRT the engine is to be built with: `10.4`, or `10.8 or newer`."""
+    exact = exact_version(target)
+    oldest = ".".join(map(str, exact or oldest_version(target)))
+    return oldest if exact else f"{oldest} or newer"
+
+
+def exact_version(target: Target) -> tuple[int, int] | None:
+    """The version that the user named, or the last that knows the device."""
+    return target.tensorrt or target.entry.last_tensorrt
+
+
+def oldest_version(target: Target) -> tuple[int, int]:
+    """The oldest TensorRT that will do."""
+    is_blackwell = (target.entry.capability or (0, 0)) >= (10, 0)
+    oldest = _OLDEST_FOR_BLACKWELL if is_blackwell else _OLDEST
+    return max(oldest, _OLDEST_FOR_BF16) if target.precision == "bf16" else oldest
+
+
+def _fits(installed: str, target: Target) -> bool:
+    major, minor, *_ = (*installed.split("."), "0", "0")
+    found = (int(major), int(minor))
+    exact = exact_version(target)
+    return found == exact if exact else found >= oldest_version(target)
 
 
 def capability(target: Target) -> tuple[int, int]:

@@ -39,7 +39,6 @@ class Agreement:
         tolerance: what is let through.
         same: share of predictions that are the student's; None where the network gives no classes.
         samples: how many it was compared on.
-        overflows: whether the student's outputs are finite and these are not.
         notes: what was not verified, and what the user has to do or to know.
     """
 
@@ -48,7 +47,6 @@ class Agreement:
     tolerance: float
     same: float | None
     samples: int
-    overflows: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -88,19 +86,15 @@ def compare(
     """
     run = backend.load(files, target)
     precision = backend.precision(target)
-    worst, same, overflows = 0.0, None, False
+    worst, same = 0.0, None
     for count in sorted({1, len(inputs[0])}):
         some = tuple(value[:count] if len(value) == len(inputs[0]) else value for value in inputs)
         expected, actual = student(*some), run(*some)
         worst = max(worst, *(difference(a, b) for a, b in zip(expected, actual, strict=True)))
-        overflows |= any(
-            bool(a.isfinite().all()) and not bool(b.isfinite().all())
-            for a, b in zip(expected, actual, strict=True)
-        )
         same = same_predictions(expected, actual) if classes else None
     tolerance = _SAME_KERNELS.get(backend.name, TOLERANCES[precision])
     notes = backend.notes(files, target)
-    return Agreement(precision, worst, tolerance, same, len(inputs[0]), overflows, notes)
+    return Agreement(precision, worst, tolerance, same, len(inputs[0]), notes)
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
@@ -157,13 +151,14 @@ def disagreement(
     known = {other for some in target.entry.runtimes.values() for other in some}
     better = sorted(known & {"fp32", "bf16"} - {precision}) or ["fp32"]
     advice = f"Use {' or '.join(better)}: precision is a part of --target"
-    if not agreement.overflows:
+    where = None
+    if exact is not None and not agreement.error <= agreement.tolerance:
+        where = first_overflow(exact, tuple(value[:1] for value in inputs), precision)
+    if where is None:
         return f"{name} does not agree with the student in {precision}: {found}. {advice}"
-    one = tuple(value[:1] for value in inputs)
-    where = first_overflow(exact, one, precision) if exact is not None else None
     return (
-        f"{name} overflows: the largest value of {precision} is {LARGEST[precision]:,.5g}"
-        f"{f', and {where}' if where else ''}. {advice}"
+        f"{name} overflows: the largest value of {precision} is {LARGEST[precision]:,.5g}, and "
+        f"{where} ({found}). {advice}"
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, fx
 
+from lanac.backends.base import Runner
 from lanac.backends.onnx import export_model, save_model
 from lanac.targets import Target
 
@@ -16,6 +17,14 @@ class FromOnnx(abc.ABC):
     """What such outputs share: `convert` makes the files of `student.onnx`, `emit` exports first."""
 
     name: str
+
+    @abc.abstractmethod
+    def unavailable(self, target: Target) -> str | None:
+        """Why this output cannot be written here for that target, or None where it can."""
+
+    @abc.abstractmethod
+    def load(self, files: tuple[Path, ...], target: Target) -> Runner:
+        """Loads what `convert` wrote, for comparison with the student."""
 
     @abc.abstractmethod
     def convert(self, model: Path, folder: Path, target: Target) -> tuple[Path, ...]:

@@ -10,11 +10,17 @@ from lanac.backends._engines import (
     TENSORRT,
     build_engine,
     convert_arguments,
-    library_version,
     max_batch,
     run_engine,
 )
-from lanac.backends._nvidia import EngineRuntime, not_runnable, refused
+from lanac.backends._nvidia import (
+    EngineRuntime,
+    exact_version,
+    not_runnable,
+    oldest_version,
+    refused,
+    wanted_version,
+)
 from lanac.backends.base import Runner
 from lanac.backends.from_onnx import FromOnnx
 from lanac.backends.onnx_files import (
@@ -30,11 +36,6 @@ ENGINE_NAME = "student.engine"
 SCRIPT_NAME = "build_engine.sh"
 CACHE_NAME = "timing.cache"
 
-_OLDEST = (10, 4)
-_OLDEST_FOR_BLACKWELL = (10, 8)
-_OLDEST_FOR_BF16 = (10, 15)
-"""bf16 models have opset 22; this is the first whose documentation names an opset above 20."""
-
 
 class TensorrtBackend(FromOnnx):
     """Writes `student.PRECISION.onnx` with `student.engine`, or with `build_engine.sh`."""
@@ -47,13 +48,7 @@ class TensorrtBackend(FromOnnx):
 
     def unbuilt(self, target: Target) -> str | None:
         """Why the engine itself is not built here, or None where it is."""
-        reason = not_runnable(target, TENSORRT)
-        if reason is not None:
-            return reason
-        installed, wanted = library_version(TENSORRT) or "0", wanted_version(target)
-        if not _fits(installed, target):
-            return f"TensorRT {installed} is installed, and the target needs {wanted}"
-        return None
+        return not_runnable(target, TENSORRT)
 
     def convert(self, model: Path, folder: Path, target: Target) -> tuple[Path, ...]:
         """The network is strongly typed: its precision is the ONNX file's."""
@@ -110,35 +105,10 @@ def build_here(model: Path, engine: Path, target: Target) -> Path:
     return cache
 
 
-def wanted_version(target: Target) -> str:
-    """Which TensorRT the engine is to be built with: `10.4`, or `10.8 or newer`."""
-    exact = _exact(target)
-    oldest = ".".join(map(str, exact or _oldest(target)))
-    return oldest if exact else f"{oldest} or newer"
-
-
-def _exact(target: Target) -> tuple[int, int] | None:
-    """The version that the user named, or the last that knows the device."""
-    return target.tensorrt or target.entry.last_tensorrt
-
-
-def _oldest(target: Target) -> tuple[int, int]:
-    is_blackwell = (target.entry.capability or (0, 0)) >= (10, 0)
-    oldest = _OLDEST_FOR_BLACKWELL if is_blackwell else _OLDEST
-    return max(oldest, _OLDEST_FOR_BF16) if target.precision == "bf16" else oldest
-
-
-def _fits(installed: str, target: Target) -> bool:
-    major, minor, *_ = (*installed.split("."), "0", "0")
-    found = (int(major), int(minor))
-    exact = _exact(target)
-    return found == exact if exact else found >= _oldest(target)
-
-
 def _pip(target: Target) -> str:
     """How to install it."""
-    exact = _exact(target)
-    numbers = ".".join(map(str, exact or _oldest(target)))
+    exact = exact_version(target)
+    numbers = ".".join(map(str, exact or oldest_version(target)))
     wanted = f"tensorrt=={numbers}.*" if exact else f"tensorrt>={numbers}"
     return f"pip install '{wanted}' polygraphy"
 
@@ -150,8 +120,8 @@ def build_script(signature: Signature, target: Target) -> str:
         signature: of the ONNX file.
         target: its device, precision and batch count.
     """
-    exact = _exact(target)
-    major, minor = exact or _oldest(target)
+    exact = exact_version(target)
+    major, minor = exact or oldest_version(target)
     model = file_name(target.precision)
     arguments = convert_arguments(
         model, ENGINE_NAME, signature, target.batch, timing_cache=CACHE_NAME
@@ -179,5 +149,12 @@ echo "built {ENGINE_NAME}"
 """
 
 
+class TensorrtRuntime(EngineRuntime):
+    """Times engines of this library; made without arguments, by the process that times."""
+
+    def __init__(self) -> None:
+        super().__init__(TENSORRT)
+
+
 BACKEND = TensorrtBackend()
-RUNTIME = EngineRuntime(TENSORRT)
+RUNTIME = TensorrtRuntime()

@@ -59,7 +59,13 @@ def compile_model(
     out: Out = None,
     pool: Pool = "default",
     ops: Ops = None,
-    emit: Annotated[str, typer.Option(help="Outputs, separated by commas.")] = "pytorch,onnx",
+    emit: Annotated[
+        str | None,
+        typer.Option(
+            help="Outputs, separated by commas. Default: pytorch, onnx and what the target's runtime "
+            "runs, such as tensorrt. (lanac targets lists them)"
+        ),
+    ] = None,
     granularity: Granularity = "block",
     only: Only = None,
     skip: Skip = None,

@@ -22,6 +22,7 @@ Model = Annotated[
         metavar="MODEL",
     ),
 ]
+Student = Annotated[Path, typer.Argument(help="Folder of a student, such as model.lanac/0.5x@cpu.")]
 Granularity = Annotated[
     str,
     typer.Option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,17 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
-from lanac.backends.agreement import TOLERANCES, Agreement, compare, difference, disagreement
-from lanac.backends.base import BACKENDS
-from lanac.backends.from_onnx import FromOnnx
+from lanac.backends.agreement import TOLERANCES, Agreement, difference
 from lanac.backends.onnx import BACKEND as ONNX
-from lanac.backends.onnx import export_model, save_model
-from lanac.backends.onnx_files import read_signature
 from lanac.compilation import Compilation, Outputs
 from lanac.errors import BackendError
 from lanac.ir import named_tensors
 from lanac.ops.folding import Foldable, folded
-from lanac.passes.time_finalists import target_inputs, untimed_because
+from lanac.passes.student_files import StudentFiles, student_folder, teacher_file
+from lanac.passes.time_finalists import untimed_because
 from lanac.passes.time_networks import time_networks
 from lanac.passes.time_parts import timing_runtime
 from lanac.targets import (
@@ -39,10 +35,6 @@ from lanac.targets import (
 from lanac.training.data import in_order
 from lanac.training.device import on_device
 from lanac.training.finetune import measure
-from lanac.workspace import disk_errors
-
-TEACHER_NAME = "teacher.onnx"
-"""Beside the students of a teacher: `lanac bench` times it with them."""
 
 
 @dataclass(frozen=True)
@@ -67,142 +59,31 @@ class EmitStudent:
     provides = ("outputs",)
 
     def run(self, compilation: Compilation) -> Compilation:
-        folder = student_folder(compilation)
+        folder, task = student_folder(compilation), compilation.task
         inputs = real_inputs(compilation, self.samples)
         student = fold_student(compilation.need("student").module, inputs)
-        scratch = folder.with_name(f".{folder.name}.exact")
-        try:
-            with disk_errors(folder):
-                partial = _fresh(folder.with_name(f".{folder.name}.partial"))
-                # One export serves all that is made of ONNX, and the timing.
-                exact = ONNX.emit(student, _fresh(scratch), inputs, compilation.target)
-                files, verified = self._write(compilation, student, partial, inputs, exact)
-                teacher = teacher_file(compilation, inputs)
-                _replace(partial, folder)
-            emitted = {
-                name: tuple(folder / file for file in names) for name, names in files.items()
-            }
-            untimed = untimed_because(compilation)
-            times: tuple[Timing | None, Timing | None] = None, None
+        untimed = untimed_because(compilation)
+        times: tuple[Timing | None, Timing | None] = None, None
+        with StudentFiles(student, inputs, compilation.target, folder) as written:
+            for name in self.backends:
+                written.add(name, classes=task.labelled and task.user_metric is None)
+            written.publish()
             if untimed is None:
-                times = self._time(compilation, student, Emitted(emitted, exact, teacher), scratch)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        outputs = _outputs(compilation, student, folder, files, verified, *times)
+                times = self._time(compilation, written)
+            elif ONNX.name in self.backends:
+                teacher_file(compilation, inputs)  # `lanac bench` can time both where the device is
+        outputs = _outputs(compilation, student, folder, written.files, written.verified, *times)
         outputs = replace(outputs, untimed=untimed or "")
         return compilation.having(outputs=outputs)
 
-    def _write(
-        self,
-        compilation: Compilation,
-        student: fx.GraphModule,
-        partial: Path,
-        inputs: tuple[Tensor, ...],
-        exact: tuple[Path, ...],
-    ) -> tuple[dict[str, tuple[str, ...]], dict[str, Agreement]]:
-        """Writes and verifies the outputs one by one: file names and agreement by output."""
-        files, verified = {}, {}
-        target, task = compilation.target, compilation.task
-        for name in self.backends:
-            backend = BACKENDS.get(name)
-            if name == ONNX.name:
-                written = tuple(Path(shutil.copy(path, partial)) for path in exact)
-            elif isinstance(backend, FromOnnx):
-                written = backend.convert(exact[0], partial, target)
-            else:
-                written = backend.emit(student, partial, inputs, target)
-            verified[name] = found = compare(
-                backend,
-                written,
-                target,
-                lambda *some: tuple(tensor for _, tensor in named_tensors(student(*some))),
-                inputs,
-                classes=task.labelled and task.user_metric is None,
-            )
-            if not found.is_good:
-                kept = _replace(partial, partial.with_name("rejected"))
-                why = disagreement(found, written[0].name, "real", exact[0], inputs, target)
-                raise BackendError(f"{why}. The file is kept in {kept} for inspection")
-            files[name] = tuple(path.relative_to(partial).as_posix() for path in written)
-        return files, verified
-
-    def _time(
-        self,
-        compilation: Compilation,
-        student: fx.GraphModule,
-        files: Emitted,
-        scratch: Path,
-    ) -> tuple[Timing, Timing]:
-        """Student and teacher in the target's runtime, interleaved: the files that it reads.
-
-        Where those were not asked for, they are written for the timing alone.
-        """
-        runtime = timing_runtime(compilation)
-        program = compilation.need("program")
-        timed = [
-            files.emitted.get(runtime.reads)
-            or _files_of(compilation, runtime.reads, student, files.student, scratch / "student"),
-            _files_of(
-                compilation, runtime.reads, program.teacher, (files.teacher,), scratch / "teacher"
-            ),
-        ]
+    def _time(self, compilation: Compilation, written: StudentFiles) -> tuple[Timing, Timing]:
+        """Student and teacher in the target's runtime, interleaved: the files that it reads."""
+        reads = timing_runtime(compilation).reads
+        timed = [written.read_as(reads), written.teacher_read_as(reads, compilation)]
         student_time, teacher_time = time_networks(
             compilation, timed, self.rounds, "timing the student"
         )
         return student_time, teacher_time
-
-
-@dataclass(frozen=True)
-class Emitted:
-    """Files that a student and its teacher can be timed from.
-
-    Attributes:
-        emitted: of the student, by output.
-        student: as ONNX.
-        teacher: the same.
-    """
-
-    emitted: Mapping[str, tuple[Path, ...]]
-    student: tuple[Path, ...]
-    teacher: Path
-
-
-def _files_of(
-    compilation: Compilation,
-    output: str,
-    network: fx.GraphModule,
-    model: tuple[Path, ...],
-    folder: Path,
-) -> tuple[Path, ...]:
-    """Files of an output for a network of which there is the ONNX model already."""
-    if output == ONNX.name:
-        return model
-    backend, target = BACKENDS.get(output), compilation.target
-    if isinstance(backend, FromOnnx):
-        return backend.convert(model[0], _fresh(folder), target)
-    inputs = target_inputs(compilation.need("program"), target.batch)
-    return backend.emit(network.eval(), _fresh(folder), inputs, target)
-
-
-def student_folder(compilation: Compilation) -> Path:
-    """Where a student's files go: one folder per budget and target, such as `0.5x@cpu`."""
-    budget = str(compilation.budget).replace("=", "-")
-    return compilation.out / f"{budget}@{compilation.target.short}"
-
-
-def teacher_file(compilation: Compilation, inputs: tuple[Tensor, ...]) -> Path:
-    """The teacher as ONNX, beside its students; written once for all of them.
-
-    A file of another input size is written anew.
-    """
-    program, path = compilation.need("program"), compilation.out / TEACHER_NAME
-    if path.exists():
-        wanted = [(spec.shape[1:], str(spec.dtype)) for spec in program.input_specs]
-        found = read_signature(path).inputs
-        if wanted == [(value.shape[1:], f"torch.{value.dtype}") for value in found]:
-            return path
-    save_model(export_model(program.teacher, inputs), compilation.out, TEACHER_NAME)
-    return path
 
 
 def real_inputs(compilation: Compilation, samples: int) -> tuple[Tensor, ...]:
@@ -232,23 +113,6 @@ def fold_student(student: fx.GraphModule, inputs: tuple[Tensor, ...]) -> fx.Grap
             f"{TOLERANCES['fp32']:.0e} expected. This is a defect of the op's family, please report it"
         )
     return result
-
-
-def _fresh(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def _replace(partial: Path, folder: Path) -> Path:
-    """Puts the finished folder in the place of an older one."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    return folder
 
 
 def _outputs(

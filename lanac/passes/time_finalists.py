@@ -17,7 +17,7 @@ from lanac.ops.folding import folded
 from lanac.passes.assemble import assemble_student
 from lanac.passes.time_networks import target_specs, time_networks
 from lanac.passes.time_parts import timing_runtime
-from lanac.targets import LATENCY, CostTable, Timing
+from lanac.targets import LATENCY, Timing
 
 START = 0.95
 """Share of a latency budget that plans are selected for: measurements scatter by a few percent."""
@@ -112,8 +112,8 @@ def _relative(timing: Timing, teacher: Timing) -> float:
 
 def untimed_because(compilation: Compilation) -> str | None:
     """Why whole networks cannot be timed on the target here; None where they can."""
-    costs: CostTable = compilation.need("costs")
-    if costs.elsewhere:
+    costs = compilation.costs
+    if costs is not None and costs.elsewhere:
         return f"costs were measured on {costs.elsewhere}, which is not here"
     return RUNTIMES.get(compilation.target.runtime).unavailable(compilation.target)
 

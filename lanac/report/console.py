@@ -110,9 +110,12 @@ def _show_student(console: Console, compilation: Compilation) -> None:
         console.print(f"dropped {len(compilation.dropped)} ops that failed: see summary.md")
     met, sentence = verdict(compilation)
     console.print(f"[{'green' if met else 'red'}]{escape(sentence)}[/]", highlight=False)
-    files = [name for names in outputs.files.values() for name in names]
+    files = dict.fromkeys(name for names in outputs.files.values() for name in names)
     console.print(
         f"files in {outputs.folder}: {', '.join([*files, 'plan.json', 'summary.md'])}",
         highlight=False,
         soft_wrap=True,
     )
+    for found in outputs.verified.values():
+        for note in found.notes:
+            console.print(f"[dim]{escape(note)}[/]", highlight=False, soft_wrap=True)

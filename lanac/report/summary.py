@@ -8,8 +8,8 @@ from typing import Any
 
 from lanac.compilation import Compilation, Finalist, Outputs
 from lanac.ir import TEACHER, Slot
-from lanac.passes.emit_student import TEACHER_NAME
 from lanac.passes.select_plans import summed_constants, summed_limits
+from lanac.passes.student_files import TEACHER_NAME
 from lanac.targets import (
     COUNTED,
     ENERGY,
