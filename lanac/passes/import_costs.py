@@ -13,8 +13,8 @@ from lanac.passes.latency import Counts, Latencies, Whole
 from lanac.passes.op_modules import OpModules
 from lanac.targets import PARAMS, CostFile, Entry, SlotShape, Target, parse_target, what_hash
 
-REFUSE, DROP = "refuse", "drop"
-MISSING = (REFUSE, DROP)
+REFUSE, DROP, PREDICT = "refuse", "drop", "predict"
+MISSING = (REFUSE, DROP, PREDICT)
 """What becomes of ops that a table does not have."""
 
 Fill = Callable[[list[tuple[str, OpSpec]]], dict[tuple[str, OpSpec], float]]
@@ -220,6 +220,6 @@ def _missing_message(path: Path, missing: list[tuple[str, OpSpec]]) -> str:
     more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
     return (
         f"the cost table {path} lacks {len(missing)} ops of this pool: {named}{more}. Measure them "
-        "(lanac measure with the same --pool and --ops goes on from there), or leave them out "
-        "(--missing drop)"
+        "(lanac measure with the same --pool and --ops goes on from there), leave them out (--missing "
+        "drop), or predict them (--missing predict)"
     )

@@ -17,6 +17,7 @@ from lanac.passes.time_parts import Part, PartTimer
 from lanac.passes.worth_timing import Worth
 from lanac.targets import PARAMS, Effort
 from lanac.targets.additive import AdditiveModel, Sums, fit_additive
+from lanac.targets.predicted import PredictedTable
 from lanac.workspace import key_of
 
 Counts = Mapping[str, Mapping[str, Mapping[OpSpec, float]]]
@@ -54,6 +55,7 @@ class Latencies:
         wholes: the networks that `error` is of.
         passed_over: how many ops were not timed because they cannot be cheaper than what they
             would replace.
+        prediction: the latencies by kernel class, where they are predicted.
         energy_mj: energy by slot name and op, where the source has it.
         energy_constant_mj, energy_teacher_mj: the same outside the slots, and of the teacher.
     """
@@ -67,6 +69,7 @@ class Latencies:
     elsewhere: str = ""
     wholes: tuple[Whole, ...] = ()
     passed_over: int = 0
+    prediction: PredictedTable | None = None
     energy_mj: dict[str, dict[OpSpec, float]] | None = None
     energy_constant_mj: float = 0.0
     energy_teacher_mj: float = 0.0
