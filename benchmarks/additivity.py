@@ -33,6 +33,7 @@ from lanac.passes import EnumeratePool, MeasureCosts, run_passes  # noqa: E402
 from lanac.passes.op_modules import OpModules  # noqa: E402
 from lanac.passes.time_parts import Part, PartTimer  # noqa: E402
 from lanac.targets import LATENCY, Effort  # noqa: E402
+from lanac.workspace import key_of  # noqa: E402
 
 POOL = "identity,slim(w=0.5),slim(w=0.25),lowrank(r=0.5),efn(e=3,k=3,se=0),cb_bottle(k=3,w=0.5)"
 FASTEST, SLOWEST = 1 / 3, 1 / 1.1
@@ -115,8 +116,8 @@ def compare_plans(measured: Any, count: int) -> list[tuple[float, float]]:
     with PartTimer(measured) as timer:
         specs, own = timer.whole.specs, (TEACHER,) * len(program.slots)
         parts = [
-            Part(f"plan{n}", network(ops), specs)
-            for n, ops in enumerate([own, *(o for o, _ in plans)])
+            Part(key_of("plan", ops, timer.whole.key), network(ops), specs)
+            for ops in [own, *(o for o, _ in plans)]
         ]
         effort = Effort(within=0.01, least=11, most=41, warmups=3)
         timer.time(parts, "measuring plans", effort, sessions=3)

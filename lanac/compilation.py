@@ -17,6 +17,7 @@ from lanac.ops.families import Families
 from lanac.ops.pool import Pool
 from lanac.ops.restrictions import Restrictions
 from lanac.targets import LATENCY, Budget, CostFile, CostTable, Target, Timing
+from lanac.targets.predicted import Anchor, Prediction
 from lanac.training.task import Task
 from lanac.workspace import Workspace
 
@@ -50,6 +51,23 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A short finetuning of a finalist, the same for all of them.
+
+    Attributes:
+        steps: of finetuning.
+        samples: held-out training samples that the losses were measured on, batch norm frozen.
+        before: loss without finetuning.
+        after: loss afterwards.
+    """
+
+    steps: int
+    samples: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Finalist:
     """A plan that was evaluated, and perhaps timed, as a whole network.
 
@@ -61,6 +79,9 @@ class Finalist:
         latency: measured as a whole network, None where the budget names no latency.
         teacher_latency: the teacher's, interleaved with it.
         costs: cost by resource as measured (latency) and counted (the rest).
+        fits: whether it was found to meet the budget.
+        probability: of meeting the latency budget, where latencies are predicted.
+        trial: its short finetuning, None where there was no need.
     """
 
     plan: Plan
@@ -70,11 +91,31 @@ class Finalist:
     latency: Timing | None = None
     teacher_latency: Timing | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
+    fits: bool = False
+    probability: float | None = None
+    trial: Trial | None = None
 
     @property
     def error(self) -> float:
         """How far the predicted latency is above the measured one, as a share of it."""
         return self.plan.costs[LATENCY] / self.costs[LATENCY] - 1
+
+
+@dataclass(frozen=True)
+class RefineRound:
+    """One round of looking for better plans around the best one.
+
+    Attributes:
+        networks: how many changes of it were measured.
+        plans: how many new plans were evaluated.
+        before: loss of the best plan at its start.
+        after: the lowest loss at its end; the same where no new plan was better.
+    """
+
+    networks: int
+    plans: int
+    before: float
+    after: float
 
 
 @dataclass(frozen=True)
@@ -106,8 +147,9 @@ class Outputs:
         latency, teacher_latency: of student and teacher in the target's runtime, interleaved in one
             run; None where the target is not here.
         untimed: why they were not timed, where they were not.
-        costs, teacher_costs: by resource; counted, latency as measured. What cannot be measured here
-            is there as predicted, where a budget limits it.
+        costs, teacher_costs: by resource: counted, and latency as it was measured; what cannot be
+            measured here is there as predicted, where a budget limits it.
+        predictions: of student and teacher, where latency is predicted.
     """
 
     folder: Path
@@ -119,6 +161,7 @@ class Outputs:
     teacher_latency: Timing | None
     costs: Mapping[str, float]
     teacher_costs: Mapping[str, float]
+    predictions: tuple[Prediction, Prediction] | None = None
     untimed: str = ""
 
     def is_measured(self, resource: str) -> bool:
@@ -164,8 +207,11 @@ class Compilation:
             and of the training data ("data").
         families: the op families of this run.
         restrictions: what the user asks of every plan, beside the budget.
+        anchors: networks that were measured on the target, for predictions.
         imported: the cost table that the user gave, None where there is none.
         dropped: ops that failed and were left out, in the order of failing.
+        tightening: share of a limit that plans are selected for, by resource.
+        refined: the rounds of refinement that were made.
         program ... outputs: the artifacts, in the order in which passes add them.
     """
 
@@ -182,6 +228,7 @@ class Compilation:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     families: Families = field(default_factory=Families)
     restrictions: Restrictions = field(default_factory=Restrictions)
+    anchors: tuple[Anchor, ...] = ()
     imported: Imported | None = None
     dropped: tuple[Dropped, ...] = ()
     program: Program | None = None
@@ -193,6 +240,7 @@ class Compilation:
     plans: tuple[Plan, ...] | None = None
     finalists: tuple[Finalist, ...] | None = None
     chosen: Finalist | None = None
+    refined: tuple[RefineRound, ...] = ()
     student: Student | None = None
     outputs: Outputs | None = None
 

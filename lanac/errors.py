@@ -46,6 +46,10 @@ class TargetError(LanacError):
     """A target string that names no device, runtime or precision that lanac knows."""
 
 
+class PredictionError(LanacError):
+    """A latency that cannot be predicted: the network, the target or an anchor does not allow it."""
+
+
 class BudgetError(LanacError):
     """A budget that is malformed, out of range or cannot be met."""
 

@@ -366,6 +366,16 @@ def test_a_frozen_network(tmp_path: Path) -> None:
     )
 
 
+def test_the_workspace_may_lie_elsewhere(tmp_path: Path) -> None:
+    """Neither folder has to be there."""
+    data = (torch.randn(COUNT, 3, 8, 8), torch.zeros(COUNT, dtype=torch.long))
+    model = nn.Sequential(layer(3, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    out, workspace = tmp_path / "new" / "out", tmp_path / "kept" / "workspace"
+    begun = lanac.begin(model, train_data=data, out=out, workspace=workspace)
+    assert begun.workspace.folder == workspace and workspace.is_dir()
+    assert [path.name for path in out.iterdir()] == ["lanac.json"]
+
+
 def test_what_compile_passes_on_is_what_begin_takes() -> None:
     own = {"model", "budget", "target", "out", "ops", "held_out"}
     assert set(Given.__annotations__) == set(inspect.signature(lanac.begin).parameters) - own

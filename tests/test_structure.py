@@ -18,11 +18,16 @@ PACKAGE = ROOT / "lanac"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 OPEN_TO_ALL = {"errors", "registry", "version"}
-BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "training", "backends"}
+BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "search", "training", "backends"}
+PUBLIC_SIDE = {
+    "abilities", "benching", "comparison", "compilation", "compiler", "explaining", "exporting",
+    "fronts", "inspection", "instruments", "measuring", "predicting",
+}  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "__init__": {
         "beginning",
         "benching",
+        "comparison",
         "compilation",
         "compiler",
         "explaining",
@@ -32,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
         "instruments",
         "measuring",
     }
-    | {"ir", "ops", "passes", "settings"},
+    | {"ir", "ops", "passes", "predicting", "settings"},
     "__main__": {"cli"},
     "errors": set(),
     "version": set(),
@@ -45,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "ops": {"ir"},
     "targets": {"ir"},
     "solver": {"ir"},
+    "search": {"solver"},
     "training": {"ir", "workspace"},
     "backends": {"ir", "targets"},
     "compilation": BELOW_PASSES | {"instruments", "workspace"},
@@ -67,32 +73,14 @@ ALLOWED: dict[str, set[str]] = {
     "exporting": {"backends", "compiler", "finished", "targets", "workspace"},
     "finished": {"targets", "workspace"},
     "fronts": BELOW_PASSES | {"beginning", "compilation", "compiler", "passes", "settings"},
+    "comparison": BELOW_PASSES
+    | {"beginning", "compilation", "compiler", "passes", "settings", "workspace"},
     "inspection": BELOW_PASSES | {"beginning", "compilation", "instruments", "workspace", "passes"},
     "measuring": BELOW_PASSES | {"compilation", "inspection", "instruments", "passes", "workspace"},
-    "report": {
-        "abilities",
-        "benching",
-        "compilation",
-        "compiler",
-        "explaining",
-        "exporting",
-        "inspection",
-        "instruments",
-    }
-    | {"fronts", "ir", "passes", "targets", "workspace"},
-    "cli": {
-        "abilities",
-        "benching",
-        "compilation",
-        "compiler",
-        "explaining",
-        "exporting",
-        "inspection",
-        "instruments",
-        "ir",
-        "measuring",
-    }
-    | {"frontend", "fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
+    "predicting": {"beginning", "ir", "targets", "training"},
+    "report": PUBLIC_SIDE | {"ir", "passes", "targets", "workspace"},
+    "cli": PUBLIC_SIDE
+    | {"backends", "frontend", "ir", "ops", "report", "settings", "targets", "workspace"},
 }
 """What a part of lanac may import beside itself and what is open to all."""
 

@@ -51,7 +51,7 @@ def torch_run(
     changed: Callable[[Any], Any] = lambda model: model,
 ) -> Run:
     """One inference of emitted source per call, as `changed` makes it: compiled, say."""
-    place = "cuda" if target.entry.kind == "gpu" else "cpu"
+    is_gpu, place = target.entry.kind == "gpu", _place(target)
     dtype = _DTYPES[target.precision]
     model = changed(import_student(files[0]).load(files[1]).to(place, dtype))
     values = [
@@ -61,10 +61,15 @@ def torch_run(
     def run() -> None:
         with torch.no_grad():
             model(*values)
-        if place == "cuda":
+        if is_gpu:
             torch.cuda.synchronize()
 
     return run
+
+
+def _place(target: Target) -> str:
+    """What torch calls the target's device."""
+    return "cuda" if target.entry.kind == "gpu" else "cpu"
 
 
 def _calling(module: nn.Module, inputs: int) -> fx.GraphModule:

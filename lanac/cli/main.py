@@ -13,12 +13,14 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from lanac.cli.bench import bench_student
+from lanac.cli.compare import compare_model
 from lanac.cli.compile_model import compile_model
 from lanac.cli.explain import explain_student
 from lanac.cli.export import export_student
 from lanac.cli.inspect_model import inspect_model
 from lanac.cli.measure import measure_model
 from lanac.cli.pareto import pareto_model
+from lanac.cli.predict import predict_models
 from lanac.cli.targets import list_targets
 from lanac.errors import CommandError, LanacError
 
@@ -28,9 +30,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pareto": pareto_model,
     "measure": measure_model,
     "explain": explain_student,
+    "predict": predict_models,
     "export": export_student,
     "bench": bench_student,
     "targets": list_targets,
+    "compare": compare_model,
 }
 """Every command has a file of its own; this is the one list of them."""
 

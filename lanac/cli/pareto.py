@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from lanac.cli.anchors import load_anchors, parse_anchors
 from lanac.cli.options import (
+    Anchors,
     BatchSize,
     Costs,
     DataFolder,
@@ -56,6 +58,7 @@ def pareto_model(
     fix: Fix = None,
     keep: Keep = None,
     max_changed: MaxChanged = None,
+    anchor: Anchors = None,
     costs: Costs = None,
     missing: Missing = "refuse",
     seed: Seed = 0,
@@ -83,6 +86,7 @@ def pareto_model(
 
     console = Console(stderr=json, soft_wrap=not sys.stdout.isatty())
     brought = own_ops(ops)
+    measured = parse_anchors(anchor)
     source = load_source(model, data)
     front = pareto(
         source.model,
@@ -103,6 +107,7 @@ def pareto_model(
         fix=fix or (),
         keep=separated(keep),
         max_changed=max_changed,
+        anchors=load_anchors(measured, target),
         costs=costs,
         missing=missing,
         seed=seed,

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx
 
-from lanac.backends.agreement import TOLERANCES, Agreement, difference
+from lanac.backends.agreement import TOLERANCES, difference
 from lanac.backends.onnx import BACKEND as ONNX
 from lanac.compilation import Compilation, Outputs
 from lanac.errors import BackendError
 from lanac.ir import named_tensors
 from lanac.ops.folding import Foldable, folded
+from lanac.passes.latency_costs import untimed
 from lanac.passes.student_files import StudentFiles, student_folder, teacher_file
-from lanac.passes.time_finalists import untimed_because
 from lanac.passes.time_networks import time_networks
 from lanac.passes.time_parts import timing_runtime
 from lanac.targets import (
@@ -32,6 +31,7 @@ from lanac.targets import (
     count_params,
     peak_activation_bytes,
 )
+from lanac.targets.predicted import Prediction, calibrate, predict, way_of
 from lanac.training.data import in_order
 from lanac.training.device import on_device
 from lanac.training.finetune import measure
@@ -62,19 +62,17 @@ class EmitStudent:
         folder, task = student_folder(compilation), compilation.task
         inputs = real_inputs(compilation, self.samples)
         student = fold_student(compilation.need("student").module, inputs)
-        untimed = untimed_because(compilation)
-        times: tuple[Timing | None, Timing | None] = None, None
         with StudentFiles(student, inputs, compilation.target, folder) as written:
             for name in self.backends:
                 written.add(name, classes=task.labelled and task.user_metric is None)
             written.publish()
-            if untimed is None:
-                times = self._time(compilation, written)
+            why, timed = untimed(compilation), None
+            if why is None:
+                timed = self._time(compilation, written)
             elif ONNX.name in self.backends:
                 teacher_file(compilation, inputs)  # `lanac bench` can time both where the device is
-        outputs = _outputs(compilation, student, folder, written.files, written.verified, *times)
-        outputs = replace(outputs, untimed=untimed or "")
-        return compilation.having(outputs=outputs)
+        outputs = _outputs(compilation, student, folder, written, timed)
+        return compilation.having(outputs=replace(outputs, untimed=why or ""))
 
     def _time(self, compilation: Compilation, written: StudentFiles) -> tuple[Timing, Timing]:
         """Student and teacher in the target's runtime, interleaved: the files that it reads."""
@@ -119,10 +117,8 @@ def _outputs(
     compilation: Compilation,
     student: fx.GraphModule,
     folder: Path,
-    files: Mapping[str, tuple[str, ...]],
-    verified: Mapping[str, Agreement],
-    latency: Timing | None,
-    teacher_latency: Timing | None,
+    written: StudentFiles,
+    timed: tuple[Timing, Timing] | None,
 ) -> Outputs:
     program, task = compilation.need("program"), compilation.task
     device = compilation.device
@@ -136,25 +132,44 @@ def _outputs(
         }
         for module in (student, program.teacher)
     )
+    predictions = None
     # What was not measured as a whole is what it was selected by.
     for resource in {LATENCY, ENERGY} & set(compilation.budget.resources):
         costs[resource] = compilation.need("chosen").plan.costs[resource]
         teacher_costs[resource] = compilation.need("costs").teacher[resource]
-    if latency is not None and teacher_latency is not None:
-        costs[LATENCY], teacher_costs[LATENCY] = latency.median_ms, teacher_latency.median_ms
+    if timed is not None:
+        costs[LATENCY], teacher_costs[LATENCY] = (timing.median_ms for timing in timed)
+    elif compilation.costs is not None and compilation.costs.prediction is not None:
+        predicted = compilation.costs.prediction.teacher
+        predictions = _predictions(compilation, student, predicted)
+        costs[LATENCY], teacher_costs[LATENCY] = (item.latency_ms for item in predictions)
     with compilation.instruments.progress("measuring accuracy", 2) as advance:
         teacher, metrics = on_device(program.teacher, device), []
         for module in (on_device(student, device), teacher):
             metrics.append(measure(module, teacher, task, task.val, device))
             advance(1)
+    latency, teacher_latency = timed if timed is not None else (None, None)
     return Outputs(
         folder,
-        files,
-        verified,
+        written.files,
+        written.verified,
         metrics[0],
         metrics[1],
         latency,
         teacher_latency,
         costs,
         teacher_costs,
+        predictions,
     )
+
+
+def _predictions(
+    compilation: Compilation, student: fx.GraphModule, teacher: Prediction
+) -> tuple[Prediction, Prediction]:
+    """Student and teacher as whole networks; the teacher's has been brought to the anchors."""
+    specs = compilation.need("program").input_specs
+    found = predict(student, specs, compilation.target)
+    if compilation.anchors:
+        errors = way_of(compilation.target).errors
+        found = calibrate(compilation.anchors, errors).apply(found)
+    return found, teacher

@@ -13,8 +13,8 @@ from lanac.passes.latency import Counts, Latencies, Whole
 from lanac.passes.op_modules import OpModules
 from lanac.targets import PARAMS, CostFile, Entry, SlotShape, Target, parse_target, what_hash
 
-REFUSE, DROP = "refuse", "drop"
-MISSING = (REFUSE, DROP)
+REFUSE, DROP, PREDICT = "refuse", "drop", "predict"
+MISSING = (REFUSE, DROP, PREDICT)
 """What becomes of ops that a table does not have."""
 
 Fill = Callable[[list[tuple[str, OpSpec]]], dict[tuple[str, OpSpec], float]]
@@ -61,12 +61,12 @@ def check_target(path: Path, table: CostFile, target: Target) -> None:
 
 
 def library_and_device(target: Target) -> tuple[str, str]:
-    """The target's runtime with its version, and the device, where they are here; else empty."""
+    """The target's runtime with its version, and a hash of the device; empty where not here."""
     runtime = RUNTIMES.get(target.runtime)
     if runtime.unavailable(target) is not None:
         return "", ""
     words = runtime.version(target).split(" ")
-    return " ".join(words[:2]), " ".join(words[2:])
+    return " ".join(words[:2]), what_hash(" ".join(words[2:]))
 
 
 def elsewhere(table: CostFile, target: Target) -> str:
@@ -220,6 +220,6 @@ def _missing_message(path: Path, missing: list[tuple[str, OpSpec]]) -> str:
     more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
     return (
         f"the cost table {path} lacks {len(missing)} ops of this pool: {named}{more}. Measure them "
-        "(lanac measure with the same --pool and --ops goes on from there), or leave them out "
-        "(--missing drop)"
+        "(lanac measure with the same --pool and --ops goes on from there), leave them out (--missing "
+        "drop), or predict them (--missing predict)"
     )

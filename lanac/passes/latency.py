@@ -17,6 +17,7 @@ from lanac.passes.time_parts import Part, PartTimer
 from lanac.passes.worth_timing import Worth
 from lanac.targets import PARAMS, Effort
 from lanac.targets.additive import AdditiveModel, Sums, fit_additive
+from lanac.targets.predicted import PredictedTable
 from lanac.workspace import key_of
 
 Counts = Mapping[str, Mapping[str, Mapping[OpSpec, float]]]
@@ -54,6 +55,7 @@ class Latencies:
         wholes: the networks that `error` is of.
         passed_over: how many ops were not timed because they cannot be cheaper than what they
             would replace.
+        prediction: the latencies by kernel class, where they are predicted.
         energy_mj: energy by slot name and op, where the source has it.
         energy_constant_mj, energy_teacher_mj: the same outside the slots, and of the teacher.
     """
@@ -67,6 +69,7 @@ class Latencies:
     elsewhere: str = ""
     wholes: tuple[Whole, ...] = ()
     passed_over: int = 0
+    prediction: PredictedTable | None = None
     energy_mj: dict[str, dict[OpSpec, float]] | None = None
     energy_constant_mj: float = 0.0
     energy_teacher_mj: float = 0.0
@@ -84,7 +87,7 @@ class Thoroughness:
     """
 
     parts: Effort = field(default_factory=lambda: Effort(least=7, most=31))
-    networks: int = 10
+    networks: int = 16
     wholes: Effort = field(
         default_factory=lambda: Effort(within=0.015, least=11, most=41, warmups=3)
     )
@@ -181,7 +184,8 @@ class _Measurement:
         """Times whole networks and fits how their parts add up."""
         rng = random.Random(self.compilation.seed)
         teacher = dict.fromkeys((slot.name for slot in self.program.slots), TEACHER)
-        plans = [self._random_plan(rng) for _ in range(self.how.networks)]
+        count = self.how.networks
+        plans = [self._random_plan(rng, 0.8 * place / count) for place in range(count)]
         own = self._network(teacher)
         networks = {part.key: (plan, part) for plan in plans for part in [self._network(plan)]}
         wholes = [part for _, part in networks.values()]
@@ -214,7 +218,11 @@ class _Measurement:
                 if op == IDENTITY:
                     own[op] = 0.0
                 elif self.parts[slot.name][op].key in self.timer.times:
-                    own[op] = model.share(self._alone(slot, op), self._border(slot))
+                    own[op] = model.share(
+                        self._alone(slot, op),
+                        self._border(slot),
+                        self.counted[PARAMS][slot.name][op],
+                    )
         teacher = self.timer.times[self.own.key]
         # In a tiny network the runtime's call can measure like the whole: the slots keep a half.
         constant = min(self._call_ms + model.scale * self._rest_ms, teacher / 2)
@@ -278,15 +286,16 @@ class _Measurement:
         return Sums(
             self._rest_ms + sum(self._alone(slot, plan[slot.name]) for slot in slots),
             sum(self._border(slot) for slot in slots),
+            sum(self.counted[PARAMS][slot.name][plan[slot.name]] for slot in slots),
+            len(slots),
             self._own_ms(whole),
         )
 
-    def _random_plan(self, rng: random.Random) -> dict[str, OpSpec]:
-        """Each slot keeps the teacher's op with a probability that is itself drawn.
+    def _random_plan(self, rng: random.Random, keep: float) -> dict[str, OpSpec]:
+        """Each slot keeps the teacher's op with a probability of `keep`.
 
         What is slower than the teacher's op is in no plan that is ever selected for its latency.
         """
-        keep = rng.random()
         plan = {}
         for slot in self.program.slots:
             own = self._alone(slot, TEACHER)

@@ -73,7 +73,9 @@ class MeasureCosts:
         pool = {
             name: tuple(op for op in ops if op in found.costs[name]) for name, ops in pool.items()
         }
-        table = CostTable(costs, constants, teacher, how, found.error, found.elsewhere)
+        table = CostTable(
+            costs, constants, teacher, how, found.error, found.prediction, found.elsewhere
+        )
         return compilation.dropping(found.failed).having(costs=table, pool=pool)
 
 

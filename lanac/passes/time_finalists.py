@@ -10,17 +10,15 @@ from pathlib import Path
 
 import torch
 
-from lanac.backends.base import RUNTIMES
 from lanac.compilation import Compilation, Finalist
 from lanac.ir import Program
 from lanac.ops.folding import folded
 from lanac.passes.assemble import assemble_student
+from lanac.passes.guard_budget import SAFE, START, meeting_probabilities
+from lanac.passes.latency_costs import untimed
 from lanac.passes.time_networks import target_specs, time_networks
 from lanac.passes.time_parts import timing_runtime
 from lanac.targets import LATENCY, Timing
-
-START = 0.95
-"""Share of a latency budget that plans are selected for: measurements scatter by a few percent."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,8 @@ class TimeFinalists:
     """Times the finalists in the target's runtime, interleaved with the teacher.
 
     The best one that meets the budget is chosen. Where none does, `tightening` is lowered and
-    nothing is chosen: the pipeline then selects again.
+    nothing is chosen: the pipeline then selects again. A finalist that was timed already (before
+    others were found by refining) is not timed again.
 
     Attributes:
         rounds: visits per network.
@@ -45,19 +44,21 @@ class TimeFinalists:
     def run(self, compilation: Compilation) -> Compilation:
         finalists: Sequence[Finalist] = compilation.need("finalists")
         if LATENCY not in compilation.budget.resources:
-            done = tuple(replace(item, costs=item.plan.costs) for item in finalists)
+            done = tuple(replace(item, costs=item.plan.costs, fits=True) for item in finalists)
             return compilation.having(finalists=done, chosen=done[0])
-        reason = untimed_because(compilation)
+        reason = untimed(compilation)
         if reason is not None:
-            compilation.instruments.say(
-                f"the finalists are not timed ({reason}): the best one is chosen by its loss"
-            )
-            done = tuple(replace(item, costs=item.plan.costs) for item in finalists)
-            return compilation.having(finalists=done, chosen=done[0])
-        timed = self._time(compilation, finalists)
+            compilation.instruments.say(f"the finalists are not timed: {reason}")
+            return self._without_timing(compilation, finalists)
         limit = compilation.budget.absolute(compilation.need("costs").teacher)[LATENCY]
         teacher = compilation.need("costs").teacher[LATENCY]
-        fitting = [item for item in timed if item.costs[LATENCY] <= limit * (1 - self.margin)]
+        new_ones = [item for item in finalists if item.latency is None]
+        new = {item.plan.ops: item for item in self.time(compilation, new_ones)} if new_ones else {}
+        timed = tuple(
+            replace(item, fits=item.costs[LATENCY] <= limit * (1 - self.margin))
+            for item in (new.get(item.plan.ops, item) for item in finalists)
+        )
+        fitting = [item for item in timed if item.fits]
         if fitting:
             return compilation.having(
                 finalists=timed, chosen=min(fitting, key=lambda item: item.loss)
@@ -76,9 +77,28 @@ class TimeFinalists:
         tightening = {**compilation.tightening, LATENCY: min(corrected, 0.98 * before)}
         return compilation.having(finalists=timed, tightening=tightening)
 
-    def _time(
+    def _without_timing(
         self, compilation: Compilation, finalists: Sequence[Finalist]
-    ) -> tuple[Finalist, ...]:
+    ) -> Compilation:
+        """What is known of latency is the cost table.
+
+        All plans were selected below the tightened budget. Of those with predicted latencies the ones
+        that most likely meet it go on.
+        """
+        found = [replace(item, costs=item.plan.costs, fits=True) for item in finalists]
+        if compilation.need("costs").prediction is not None:
+            plans = [item.plan for item in finalists]
+            chances = meeting_probabilities(compilation, plans)
+            least = min(SAFE, max(chances))
+            found = [
+                replace(item, probability=chance, fits=chance >= least)
+                for item, chance in zip(found, chances, strict=True)
+            ]
+        best = min((item for item in found if item.fits), key=lambda item: item.loss)
+        return compilation.having(finalists=tuple(found), chosen=best)
+
+    def time(self, compilation: Compilation, finalists: Sequence[Finalist]) -> tuple[Finalist, ...]:
+        """The finalists with their latencies, all measured in one interleaved run."""
         program, target = compilation.need("program"), compilation.target
         inputs = target_inputs(program, target.batch)
         networks = [program.teacher]
@@ -108,14 +128,6 @@ class TimeFinalists:
 def _relative(timing: Timing, teacher: Timing) -> float:
     """The latency as a share of the teacher's, measured in the same minutes."""
     return timing.median_ms / teacher.median_ms
-
-
-def untimed_because(compilation: Compilation) -> str | None:
-    """Why whole networks cannot be timed on the target here; None where they can."""
-    costs = compilation.costs
-    if costs is not None and costs.elsewhere:
-        return f"costs were measured on {costs.elsewhere}, which is not here"
-    return RUNTIMES.get(compilation.target.runtime).unavailable(compilation.target)
 
 
 def target_inputs(program: Program, batch: int) -> tuple[torch.Tensor, ...]:

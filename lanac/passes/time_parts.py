@@ -27,7 +27,10 @@ GROUP_PARAMS = 50e6
 """So many weights in a group, at least one network."""
 
 _NOISY = 0.05
-"""From here on a machine is too busy to measure: said at the end."""
+"""A latency that is known worse than this was measured on a busy machine."""
+
+_MANY = 0.1
+"""If more than this share of all latencies are like that, it is said."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class PartTimer:
     def warn_if_noisy(self) -> None:
         """Says so where the machine was too busy for what was asked."""
         unsure = {key: within for key, within in self._within.items() if within > _NOISY}
-        if not unsure:
+        if len(unsure) <= _MANY * len(self._within):
             return
         worst, spread = max(unsure.values()), statistics.median(self._spreads)
         self._compilation.instruments.warn(
@@ -156,6 +159,7 @@ class PartTimer:
         if stored is not None:
             self.times[part.key] = float(stored.value["ms"])
             self._within[part.key] = float(stored.value["within"])
+            self._spreads.append(float(stored.value["spread"]))
         return stored is not None
 
     def _stored_key(self, part: Part, sessions: int) -> str:
@@ -269,8 +273,9 @@ class PartTimer:
         scale = float(first.value)
         self.times[part.key] = scale * statistics.median(item.ratio for item in found)
         self._within[part.key] = statistics.median(item.within for item in found)
-        self._spreads += [item.reference.spread for item in found]
-        value = {"ms": self.times[part.key], "within": self._within[part.key]}
+        spread = statistics.median(item.reference.spread for item in found)
+        self._spreads.append(spread)
+        value = {"ms": self.times[part.key], "within": self._within[part.key], "spread": spread}
         self._workspace.put("latency", self._stored_key(part, sessions), Result(value))
 
 

@@ -7,9 +7,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from lanac.compilation import Compilation, Finalist, Outputs
-from lanac.ir import TEACHER, Slot
+from lanac.ir import TEACHER, Plan, Slot
 from lanac.passes.select_plans import summed_constants, summed_limits
 from lanac.passes.student_files import TEACHER_NAME
+from lanac.report.latency import (
+    how_known,
+    latency_notes,
+    latency_record,
+    latency_row,
+    timing_record,
+)
 from lanac.targets import (
     COUNTED,
     ENERGY,
@@ -19,7 +26,6 @@ from lanac.targets import (
     SIZE,
     TITLES,
     CostTable,
-    Timing,
     format_cost,
 )
 from lanac.version import __version__
@@ -43,7 +49,7 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
     chosen, outputs = compilation.need("chosen"), compilation.need("outputs")
     slots: tuple[Slot, ...] = compilation.need("program").slots
     costs, scores = compilation.need("costs"), compilation.need("scores")
-    student = compilation.need("student")
+    student, finalists = compilation.need("student"), compilation.need("finalists")
     return {
         "schema": SCHEMA,
         "lanac": __version__,
@@ -78,12 +84,13 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
         "cost_sources": dict(costs.how),
         "measured_elsewhere": costs.elsewhere or None,
         "error_of_sums": costs.error if LATENCY in costs.costs else None,
-        "finalists": [_finalist(item) for item in compilation.need("finalists")],
         "limits": summed_limits(compilation),
         "constants": summed_constants(costs),
         "fixed": {name: str(op) for name, op in compilation.restrictions.fixed.items()},
         "max_changed": compilation.restrictions.max_changed,
-        "predicted": {"score": chosen.plan.score, "costs": dict(chosen.plan.costs)},
+        "finalists": [_finalist(item, item.plan.ops == chosen.plan.ops) for item in finalists],
+        "refined": [dict(vars(item)) for item in compilation.refined],
+        "predicted": _predicted(chosen.plan),
         "proven_gap": chosen.plan.gap,
         "before_finetuning": {
             "loss": chosen.loss,
@@ -97,13 +104,9 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
             "teacher": outputs.teacher_metric,
             "samples": len(compilation.task.val),
         },
-        "measured": {
-            "latency": _timing(outputs.latency),
-            "teacher_latency": _timing(outputs.teacher_latency),
-            "untimed": outputs.untimed or None,
-            "costs": dict(outputs.costs),
-            "teacher_costs": dict(outputs.teacher_costs),
-        },
+        "latency": latency_record(compilation),
+        "costs": dict(outputs.costs),
+        "teacher_costs": dict(outputs.teacher_costs),
         "files": {name: list(files) for name, files in outputs.files.items()},
         "agreement": outputs.agreement,
         "verified": {name: dict(vars(found)) for name, found in outputs.verified.items()},
@@ -126,19 +129,30 @@ def _checksums(outputs: Outputs) -> dict[str, str]:
     return {name: checksum(path) for name, path in paths.items()}
 
 
-def _timing(timing: Timing | None) -> dict[str, float] | None:
-    return dict(vars(timing)) if timing is not None else None
-
-
-def _finalist(item: Finalist) -> dict[str, Any]:
+def _finalist(item: Finalist, chosen: bool) -> dict[str, Any]:
     return {
+        "chosen": chosen,
         "ops": [str(op) for op in item.plan.ops],
+        "predicted": _predicted(item.plan),
         "loss": item.loss,
-        "predicted": dict(item.plan.costs),
+        "teacher_loss": item.teacher_loss,
+        "images": item.images,
         "measured": dict(item.costs) if item.latency is not None else None,
-        "latency": _timing(item.latency),
-        "teacher_latency": _timing(item.teacher_latency),
+        "latency": timing_record(item.latency),
+        "teacher_latency": timing_record(item.teacher_latency),
         "error": item.error if item.latency is not None else None,
+        "meets_budget": item.fits,
+        "budget_probability": item.probability,
+        "trial": dict(vars(item.trial)) if item.trial is not None else None,
+    }
+
+
+def _predicted(plan: Plan) -> dict[str, Any]:
+    """`refined_score` is by scores around another plan, `score` by those in the teacher."""
+    return {
+        "score": plan.score,
+        "refined_score": plan.refined_score,
+        "costs": dict(plan.costs),
     }
 
 
@@ -148,14 +162,12 @@ def result_rows(compilation: Compilation) -> list[tuple[str, str, str, str]]:
     task = compilation.task
     percent = " %" if task.user_metric is None else ""
     rows = []
-    if outputs.latency is not None and outputs.teacher_latency is not None:
-        times = str(outputs.teacher_latency), str(outputs.latency)
-        ratio = f"{outputs.latency.median_ms / outputs.teacher_latency.median_ms:.3f}x"
-        rows.append(("latency (measured)", *times, ratio))
-    for resource in (LATENCY, ENERGY):
-        if resource in outputs.costs and not (resource == LATENCY and outputs.latency is not None):
-            how = compilation.need("costs").how[resource]
-            rows.append(_cost_row(outputs, resource, TITLES[resource], f"sum of parts, {how}"))
+    latency = latency_row(compilation)
+    if latency is not None:
+        rows.append(latency)
+    if ENERGY in outputs.costs:
+        how = f"sum of parts, {compilation.need('costs').how[ENERGY]}"
+        rows.append(_cost_row(outputs, ENERGY, TITLES[ENERGY], how))
     rows.append(
         (
             f"{task.metric_name} ({len(task.val):,} samples)",
@@ -188,22 +200,8 @@ def verdict(compilation: Compilation) -> tuple[bool, str]:
         if student > allowed:
             missed.append(f"{limit.text} (got {student / own:.3f}x)")
     if missed:
-        return False, f"the budget is missed: {', '.join(missed)}"
-    return True, f"the budget {compilation.budget} is met{_by_sums(compilation)}"
-
-
-def _by_sums(compilation: Compilation) -> str:
-    """Where a limit is met as predicted only: what that rests on."""
-    outputs: Outputs = compilation.need("outputs")
-    limited = set(compilation.budget.resources) & {LATENCY, ENERGY}
-    unseen = [
-        name for name in (LATENCY, ENERGY) if name in limited and not outputs.is_measured(name)
-    ]
-    if not unseen:
-        return ""
-    how = compilation.need("costs").how[unseen[0]]
-    names = " and ".join(TITLES[name] for name in unseen)
-    return f" by sums of {how} {names}; nothing was measured as a whole"
+        return False, f"the budget is missed: {', '.join(missed)}{how_known(compilation)}"
+    return True, f"the budget {compilation.budget} is met{how_known(compilation)}"
 
 
 def replacements(compilation: Compilation) -> list[tuple[str, str, str]]:
@@ -227,8 +225,7 @@ def summary(compilation: Compilation) -> str:
         "",
         *_table(("", "teacher", "student", ""), result_rows(compilation)),
         "",
-        _how_timed(compilation),
-        "",
+        *(line for note in latency_notes(compilation) for line in (note, "")),
         "## What was replaced",
         "",
         *_table(("slot", "shapes", "op"), replacements(compilation)),
@@ -239,6 +236,8 @@ def summary(compilation: Compilation) -> str:
             (
                 "finalist",
                 "loss (teacher)",
+                "change of the loss: predicted, measured",
+                "held-out loss: before, after a trial",
                 "predicted cost",
                 "measured before finetuning",
                 "off by",
@@ -246,12 +245,13 @@ def summary(compilation: Compilation) -> str:
             _finalist_rows(compilation, costs.teacher.get(LATENCY)),
         ),
         "",
+        *_how_chosen(compilation),
         *_own_and_dropped(compilation),
         *_error_of_sums(costs),
         f"Kept: epoch {student.best_epoch} of {len(student.epochs) - 1}, "
         f"{compilation.task.metric_name} {student.metric:.2f} on "
         f"{len(compilation.task.held_out):,} held-out training samples. "
-        f"Predicted change of the loss: {chosen.plan.score:+.4f}.",
+        f"Predicted change of the loss: {chosen.plan.predicted:+.4f}.",
         "",
         "## Files",
         "",
@@ -267,16 +267,6 @@ def summary(compilation: Compilation) -> str:
     return "\n".join(lines)
 
 
-def _how_timed(compilation: Compilation) -> str:
-    outputs: Outputs = compilation.need("outputs")
-    if outputs.latency is None:
-        return f"Teacher and student were not timed as whole networks: {outputs.untimed}."
-    return (
-        f"Latencies are medians (with quartiles) of teacher and student on {compilation.target}, "
-        "interleaved in one run, each opened several times; with one thread they are CPU time."
-    )
-
-
 def _own_and_dropped(compilation: Compilation) -> list[str]:
     """Which op families are the user's, and which ops failed."""
     lines = []
@@ -290,7 +280,7 @@ def _own_and_dropped(compilation: Compilation) -> list[str]:
 
 
 def _error_of_sums(costs: CostTable) -> list[str]:
-    if LATENCY not in costs.costs:
+    if costs.how.get(LATENCY) not in ("measured", "imported"):
         return []
     where = f" on {costs.elsewhere} (imported)" * bool(costs.elsewhere)
     return [
@@ -314,9 +304,42 @@ def _finalist_rows(compilation: Compilation, teacher_ms: float | None) -> list[t
         if item.latency is not None and teacher_ms:
             measured = f"{item.latency} = {item.costs[LATENCY] / teacher_ms:.3f}x"
             off = f"{100 * item.error:+.1f} %"
-        losses = f"{item.loss:.4f} ({item.teacher_loss:.4f})"
-        rows.append((f"{place}{mark}", losses, predicted, measured, off))
+        trial = item.trial
+        rows.append(
+            (
+                f"{place}{mark}",
+                f"{item.loss:.4f} ({item.teacher_loss:.4f})",
+                f"{item.plan.predicted:+.4f}, {item.loss - item.teacher_loss:+.4f}",
+                f"{trial.before:.4f}, {trial.after:.4f}" if trial is not None else "-",
+                predicted,
+                measured,
+                off,
+            )
+        )
     return rows
+
+
+def _how_chosen(compilation: Compilation) -> list[str]:
+    """How the finalists came about, and by what one of them was chosen."""
+    lines = []
+    for place, item in enumerate(compilation.refined, 1):
+        found = (
+            f"the loss went from {item.before:.4f} to {item.after:.4f}"
+            if item.after < item.before
+            else "none has a lower loss"
+        )
+        lines.append(
+            f"Refinement, round {place}: {item.networks} changes of the best plan were measured, and "
+            f"{item.plans} plans that follow from them; {found}."
+        )
+    trial = compilation.need("chosen").trial
+    if trial is not None:
+        lines.append(
+            f"A trial is a finetuning of {trial.steps} steps; of the finalists that meet the budget "
+            f"the one with the lowest loss afterwards, on {trial.samples:,} held-out training "
+            "samples, was chosen."
+        )
+    return [part for line in lines for part in (line, "")]
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:

@@ -206,7 +206,8 @@ def _check(path: Path, table: CostFile) -> None:
     for what, value in values:
         if value is None:
             continue
-        if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value < 0:
             raise CostTableError(
                 f"the cost table {path}: {what} is {value}; expected a number of at least 0"
             )

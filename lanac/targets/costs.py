@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lanac.ir import TEACHER, OpSpec, Slot
+
+if TYPE_CHECKING:
+    from lanac.targets.predicted.table import PredictedTable
 
 LATENCY, PARAMS, FLOPS, MEMORY = "latency_ms", "params", "flops", "memory_bytes"
 SIZE, ENERGY = "size_bytes", "energy_mj"
@@ -24,6 +28,10 @@ class CostTable:
             bytes, energy in millijoules.
         constants: resource -> cost of what lies outside the slots.
         teacher: resource -> cost of the whole teacher, latency measured as a whole.
+        how: resource -> where the figures come from: "measured", "imported", "predicted" or "counted".
+        error: of latencies: mean relative error of the sum over whole networks measured beside it;
+            where they are predicted, how far nine of ten ratios to the teacher are off at most.
+        prediction: the predicted latencies by kernel class, where they are predicted.
         how: resource -> where the figures come from: "measured", "imported" or "counted".
         error: mean relative error of the sum of latencies over whole networks measured beside it.
         elsewhere: on what latencies were measured, where that is not this machine; else empty.
@@ -34,6 +42,7 @@ class CostTable:
     teacher: Mapping[str, float]
     how: Mapping[str, str]
     error: float = 0.0
+    prediction: PredictedTable | None = None
     elsewhere: str = ""
 
     def total(self, resource: str, slots: Sequence[Slot], ops: Sequence[OpSpec]) -> float:

@@ -26,6 +26,7 @@ SMALL = (
     "--score-samples=64",
     "--plans=4",
     "--evaluate-images=128",
+    "--finalist-steps=2",
     "--finetune-epochs=1",
     "--batch-size=32",
 )

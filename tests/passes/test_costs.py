@@ -64,7 +64,7 @@ def test_parts_of_the_teacher_sum_up_to_the_teacher(start):
         assert total == pytest.approx(costs.teacher[resource], rel=1e-9)
     assert costs.how == {
         "params": "counted", "flops": "counted", "memory_bytes": "counted",
-        "latency_ms": "measured",
+        "size_bytes": "counted", "latency_ms": "measured",
     }  # fmt: skip
 
 
