@@ -202,7 +202,9 @@ def _last_choice(evaluation: EvaluatePlans, settings: Settings) -> list[Pass]:
     )
     tuning: list[Pass] = [TuneFinalists(options, settings.finalists)]
     tunes = min(settings.finetune_epochs, settings.finalist_steps) > 0
-    return refining * (settings.refine > 0) + tuning * tunes
+    # Refining selects by SCIP: what another search has found is left as it is, to be compared.
+    refines = settings.refine > 0 and settings.search == "scip"
+    return refining * refines + tuning * tunes
 
 
 def parse_outputs(emit: str | Sequence[str] | None, target: Target) -> tuple[str, ...]:
