@@ -15,7 +15,7 @@ from lanac.passes.select_plans import selection_problem, to_plan
 from lanac.search import SearchOptions, Space
 from lanac.settings import ComparisonSettings, Settings
 from lanac.targets import LATENCY
-from lanac.workspace import Result, key_of
+from lanac.workspace import Result, Workspace, key_of
 
 _COMPARED = "compared search"
 
@@ -144,13 +144,19 @@ def _searched(
     found = _find(prepared, method, settings, comparison)
     clock = cost_clock(prepared.device)
     began = clock()
-    evaluated = run_passes(
-        prepared.having(plans=found.plans), [EvaluatePlans(settings.evaluate_images, finalists=1)]
-    )
+    afresh = replace(prepared, workspace=_Afresh(prepared.workspace.folder), plans=found.plans)
+    evaluated = run_passes(afresh, [EvaluatePlans(settings.evaluate_images, finalists=1)])
     seconds = clock() - began
     best: Finalist = evaluated.need("finalists")[0]
     best = replace(best, costs=best.plan.costs)
     return Searched(method, found.evaluations, found.seconds, len(found.plans), seconds, best)
+
+
+class _Afresh(Workspace):
+    """The same workspace, but no plan has been evaluated yet: what that costs is to be seen."""
+
+    def get(self, kind: str, key: str) -> Result | None:
+        return None if kind == "plan loss" else super().get(kind, key)
 
 
 def _find(
