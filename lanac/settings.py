@@ -17,6 +17,9 @@ class Settings:
         search_evaluations: plans that such a method may judge; its gradient steps.
         evaluate_images: training samples that the best plans are compared on.
         finalists: plans that are timed as whole networks.
+        finalist_steps: steps of a short finetuning of the finalists within the budget, before one is
+            chosen; 0 to choose by the loss without it.
+        refine: rounds of looking for better plans around the best one, at most.
         finetune_epochs: epochs of finetuning.
         learning_rate: peak learning rate of finetuning.
         batch_size: samples per step of finetuning; other passes derive theirs from it.
@@ -30,6 +33,8 @@ class Settings:
     search_evaluations: int = 200
     evaluate_images: int = 6000
     finalists: int = 3
+    finalist_steps: int = 32
+    refine: int = 1
     finetune_epochs: int = 5
     learning_rate: float = 5e-4
     batch_size: int = 128

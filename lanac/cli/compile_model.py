@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
+from lanac.cli.anchors import load_anchors, parse_anchors
 from lanac.cli.options import (
+    Anchors,
     BatchSize,
+    Costs,
     DataFolder,
     Device,
     DistillSamples,
@@ -19,6 +22,7 @@ from lanac.cli.options import (
     Keep,
     LearningRate,
     MaxChanged,
+    Missing,
     Model,
     Only,
     Ops,
@@ -61,13 +65,22 @@ def compile_model(
     out: Out = None,
     pool: Pool = "default",
     ops: Ops = None,
-    emit: Annotated[str, typer.Option(help="Outputs, separated by commas.")] = "pytorch,onnx",
+    emit: Annotated[
+        str | None,
+        typer.Option(
+            help="Outputs, separated by commas. Default: pytorch, onnx and what the target's runtime "
+            "runs, such as tensorrt. (lanac targets lists them)"
+        ),
+    ] = None,
     granularity: Granularity = "block",
     only: Only = None,
     skip: Skip = None,
     fix: Fix = None,
     keep: Keep = None,
     max_changed: MaxChanged = None,
+    anchor: Anchors = None,
+    costs: Costs = None,
+    missing: Missing = "refuse",
     seed: Seed = 0,
     device: Device = "auto",
     workspace: WorkspaceFolder = None,
@@ -86,6 +99,15 @@ def compile_model(
     finalists: Annotated[
         int, typer.Option(min=1, help="Plans that are timed as whole networks.")
     ] = _DEFAULT.finalists,
+    finalist_steps: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Steps of finetuning of each finalist within the budget, to choose by."
+        ),
+    ] = _DEFAULT.finalist_steps,
+    refine: Annotated[
+        int, typer.Option(min=0, help="Rounds of looking for better plans around the best one.")
+    ] = _DEFAULT.refine,
     finetune_epochs: Annotated[
         int, typer.Option(min=0, help="Epochs of finetuning.")
     ] = _DEFAULT.finetune_epochs,
@@ -109,6 +131,7 @@ def compile_model(
 
     console = Console(soft_wrap=not sys.stdout.isatty())
     brought = own_ops(ops)  # first: quicker than the model
+    measured = parse_anchors(anchor)
     source = load_source(model, data)
     result = compile(
         source.model,
@@ -126,6 +149,9 @@ def compile_model(
         fix=fix or (),
         keep=separated(keep),
         max_changed=max_changed,
+        anchors=load_anchors(measured, target),
+        costs=costs,
+        missing=missing,
         seed=seed,
         device=device,
         settings=Settings(
@@ -136,6 +162,8 @@ def compile_model(
             search_evaluations=search_evaluations,
             evaluate_images=evaluate_images,
             finalists=finalists,
+            finalist_steps=finalist_steps,
+            refine=refine,
             finetune_epochs=finetune_epochs,
             learning_rate=learning_rate,
             batch_size=batch_size,

@@ -22,6 +22,7 @@ Model = Annotated[
         metavar="MODEL",
     ),
 ]
+Student = Annotated[Path, typer.Argument(help="Folder of a student, such as model.lanac/0.5x@cpu.")]
 Granularity = Annotated[
     str,
     typer.Option(
@@ -81,6 +82,27 @@ Keep = Annotated[
 ]
 MaxChanged = Annotated[
     int | None, typer.Option(help="At most so many slots take another op.", metavar="N")
+]
+Anchors = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A network that was measured on the target, in ms for the whole batch, such as "
+        "timm:resnet50=12.3ms. One or a few make predicted latencies much better.",
+        metavar="MODEL=MS",
+    ),
+]
+Costs = Annotated[
+    Path | None,
+    typer.Option(
+        help="Latencies from a cost table that lanac measure wrote, here or on another machine.",
+        metavar="FILE",
+    ),
+]
+Missing = Annotated[
+    str,
+    typer.Option(
+        help="Ops that the cost table lacks: refuse, drop them, or predict them.", metavar="WHAT"
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Device = Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda.")]

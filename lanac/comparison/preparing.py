@@ -19,8 +19,8 @@ from lanac.ops.base import Family
 from lanac.ops.own import own_families
 from lanac.ops.pool import parse_pool
 from lanac.passes import run_passes
+from lanac.passes.guard_budget import START
 from lanac.passes.search_plans import SEARCHES, check_search
-from lanac.passes.time_finalists import START
 from lanac.settings import ComparisonSettings, Settings
 from lanac.targets import LATENCY, parse_budgets
 

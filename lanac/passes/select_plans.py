@@ -167,6 +167,8 @@ def infeasible(compilation: Compilation, problem: SelectionProblem, selection: S
         f"{', '.join(TITLES.get(name, name) for name in selection.binding)}: not reachable together"
     ]
     tightened = " with the margin that measured networks need" * bool(compilation.tightening)
+    if compilation.need("costs").prediction is not None:
+        tightened = " with the margin that the error of predicted latencies needs"
     return (
         f"budget {compilation.budget} cannot be met{tightened}{_restricted(compilation)}. "
         f"{'; '.join(parts)}. Give a larger budget, or a larger pool (--pool)."

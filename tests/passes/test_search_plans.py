@@ -22,13 +22,15 @@ from lanac.passes import (
     SelectPlans,
     plan_judge,
 )
+from lanac.passes.latency import Thoroughness
 from lanac.passes.plan_judge import PlanJudge
 from lanac.passes.search_plans import SEARCHES, check_search, plan_search
 from lanac.search import METHODS, SearchOptions
+from lanac.targets import Effort
 from lanac.workspace import Workspace
 
 PREPARE = [
-    MeasureCosts(rounds=3, networks=2),
+    MeasureCosts(Thoroughness(Effort(least=2, most=2), 2, Effort(least=2, most=2))),
     PrunePool(),
     DistillCandidates(samples=32, batch=16),
     ScoreCandidates(64, 32),
