@@ -9,6 +9,7 @@ from typing import Any
 from lanac.comparison.finetuned import EqualFinetuning
 from lanac.compilation import Compilation, Finalist
 from lanac.passes import EvaluatePlans, SelectPlans, TimeFinalists, run_passes
+from lanac.passes.latency_costs import untimed
 from lanac.passes.plan_judge import PlanJudge, cost_clock
 from lanac.passes.search_plans import SCIP, Found, SearchPlans
 from lanac.passes.select_plans import selection_problem, to_plan
@@ -31,7 +32,7 @@ class Searched:
         plans: how many plans it gave.
         evaluate_seconds: what choosing among these cost, the same way for all methods.
         finalist: its plan with the lowest loss before finetuning; with its measured latency, where
-            the budget limits latency.
+            the budget limits latency and the target is here.
     """
 
     method: str
@@ -94,7 +95,7 @@ def compare_methods(
     """
     finetuning = EqualFinetuning.of(settings, comparison)
     found = [_kept(prepared, method, settings, comparison) for method in methods]
-    if LATENCY in prepared.budget.resources:
+    if LATENCY in prepared.budget.resources and untimed(prepared) is None:
         timed = TimeFinalists().time(prepared, [item.finalist for item in found])
         found = [replace(item, finalist=best) for item, best in zip(found, timed, strict=True)]
     rows = tuple(
