@@ -11,10 +11,26 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lanac.ir import named_tensors
 
+_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+
 
 def count_params(module: nn.Module) -> int:
     """Number of trained values; shared ones count once."""
     return sum(value.numel() for value in module.parameters())
+
+
+def count_bytes(module: nn.Module, precision: str) -> int:
+    """Bytes of all that is stored of a module where its floats have that precision.
+
+    Shared values count once; what a batch norm merely counts does not.
+    """
+    each = _BYTES[precision]
+    stored = {id(value): value for value in (*module.parameters(), *module.buffers())}
+    return sum(
+        value.numel() * (each if value.is_floating_point() else value.element_size())
+        for value in stored.values()
+        if value.ndim
+    )
 
 
 @torch.no_grad()
