@@ -31,6 +31,7 @@ _FLOOD = 3  # so large a part of the plans came at once: the next window need no
 _FEWER = 0.25  # as many after a listing that was too much
 _LEAST_LIMIT = 2e6  # partial choices that a listing may meet
 _LIMIT_GROWTH = 5.0  # or so many times as many as those before
+_MOST_LIMIT = 2e8
 _REACH = 0.125  # how far to look at first, as a part of the distance of the first plan's bound
 _LEAST_REACH = 1e-4  # of the first regret
 _SHARE = 0.7  # of the time: the tree has the rest
@@ -85,6 +86,11 @@ class _Pace:
         """After a listing that was given up."""
         self.most, self.shrunk = _FEWER * self.most, True
 
+    def try_more(self) -> bool:
+        """Where no window is small enough: allow more partial choices, up to a limit."""
+        self.shrunk, self.limit = False, _LIMIT_GROWTH * self.limit
+        return self.limit <= _MOST_LIMIT and self.most <= _MOST
+
     def listed(self, work: int, new: int, found: int, missing: int) -> None:
         """After a listing: the partial choices, the new plans, all plans, and those to come."""
         growth = _QUICK_GROWTH if work < _QUICK else _GROWTH
@@ -99,6 +105,8 @@ class _Pace:
 def rise(tree: Sequence, count: int) -> float:
     """Add plans until there are `count`, none is left, or a listing is too much.
 
+    Where ties are so many that not even one plan comes out of a listing, the tree is better.
+
     Args:
         tree: what has at least one plan.
         count: of plans.
@@ -108,7 +116,7 @@ def rise(tree: Sequence, count: int) -> float:
     """
     now = time.perf_counter()
     deadline = now + _SHARE * (tree.deadline - now)
-    floor, listed = tree.found[-1].bound, -1.0
+    floor, listed, begun = tree.found[-1].bound, -1.0, len(tree.found)
     reach = max(_REACH * (floor - float(tree.low.min())), _LEAST_REACH * floor) or tree.most_regret
     pace = _Pace()
     while len(tree.found) < count and not tree.done:
@@ -123,7 +131,9 @@ def rise(tree: Sequence, count: int) -> float:
             windows = [Window.at(columns, box, prices) for prices in (relaxed(box)[0], plain)]
             end = pace.end(windows, floor, guess)
             if end <= floor:
-                return floor
+                if len(tree.found) == begun or not pace.try_more():
+                    return floor
+                continue
             walk = Walk(windows, end, pace.limit, deadline)
             try:
                 choices = walk.choices()

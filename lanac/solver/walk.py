@@ -44,9 +44,7 @@ class _Measure:
         room: how much may be paid.
     """
 
-    def __init__(
-        self, window: Window, highest: float, free: Sequence[Ints], single: Ints
-    ) -> None:
+    def __init__(self, window: Window, highest: float, free: Sequence[Ints], single: Ints) -> None:
         paid = window.prices @ window.columns.weights
         least = [float(paid[group].min()) for group in free]
         self.width = window.width(highest) - float(window.reduced[single].sum())
