@@ -34,7 +34,6 @@ from lanac.targets import (
 )
 from lanac.workspace import Result, key_of
 
-
 _MANY = 300
 """Counting more ops than this takes long enough to be shown."""
 
