@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,12 @@ def fit_way(
         f"bias {100 * found.bias:+.1f} %, tau {found.tau:.3f}, ratios {100 * found.ratio:.1f} %",
         flush=True,
     )
+    held_out = {}
+    for setup in sorted({setup_of(row) for row in samples.rows}):
+        places = [i for i, row in enumerate(samples.rows) if setup_of(row) == setup]
+        part = accuracy([samples.rows[i] for i in places], residuals[places])
+        held_out[setup] = _rounded(asdict(part))
+        print(f"  {setup}: {part}", flush=True)
     centred = _centred(samples, residuals)
     return {
         "fitted_on": way.title,
@@ -147,6 +153,7 @@ def fit_way(
         "devices": sorted({DEVICES.get(row.device, row.device) for row in samples.rows}),
         "precisions": ["fp32"] if "cpu" in way.name else ["fp16", "amp"],
         "runtime_seen": True,
+        "held_out": held_out,
         "constants": _rounded(constants),
         "errors": _errors(samples.rows, residuals),
         "class_errors": _rounded(
@@ -157,6 +164,12 @@ def fit_way(
             }
         ),
     }
+
+
+def setup_of(row: Row) -> str:
+    """What measured a row; the sources of small batches together."""
+    framework = f"b{row.batch}" if row.runtime == "tensorrt" else row.framework
+    return " ".join((row.device, row.runtime, framework, row.precision, row.layout))
 
 
 def _centred(samples: Samples, residuals: Any) -> Any:
@@ -246,7 +259,8 @@ def main() -> None:
     for way in WAYS:
         start = dict(ways[way.start]["constants"]) if way.start else dict(START)
         ways[way.name] = fit_way(library, kept(rows, way), way, start, arguments.rounds)
-    elsewhere(library, rows, ways["gpu-eager"]["constants"])
+    biases = elsewhere(library, rows, ways["gpu-eager"]["constants"])
+    generation = float(np.sqrt(np.mean(np.square([*biases.values()])))) if biases else 0.3
     _trust_tensorrt(ways)
     for name in ("cpu-eager", "cpu-onnxruntime", "cpu-openvino"):
         ways[name] = {**ways["cpu-inductor"], "runtime_seen": False}
@@ -258,7 +272,8 @@ def main() -> None:
         "made_by": "benchmarks/fit_latency.py",
         "data": {"name": arguments.fit.name, "sha256": digest},
         "networks": len({(row.model, row.img) for row in rows if store.get(row.model, row.img, 1)}),
-        "unseen": {"runtime": 0.25, "precision": 0.15, "threads": 0.25},
+        "unseen": {"runtime": 0.25, "precision": 0.15, "threads": 0.25}
+        | _rounded({"generation": generation}),
         "ways": ways,
     }
     arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -164,7 +164,8 @@ def figures_of(device: Device, precision: str, threads: int = 1) -> Figures:
     tf32 = half / 2 if device.capability is not None and device.capability >= (8, 0) else 0.0
     dense = max(plain, tf32) if precision == "fp32" else half * (2 if precision == "int8" else 1)
     lanes = plain / 2 if device.capability in _SHARED_LANES else plain
-    return Figures(value["bandwidth_gbps"], dense, lanes, value["l2_mb"], value["units"])
+    narrow = precision != "fp32"
+    return Figures(value["bandwidth_gbps"], dense, lanes, value["l2_mb"], value["units"], narrow)
 
 
 def sustained(device: Device, figure: str) -> float:
@@ -200,6 +201,8 @@ def _evidence(entry: Mapping[str, Any], device: Device, target: Target) -> tuple
 def _unseen(entry: Mapping[str, Any], device: Device, target: Target) -> list[tuple[str, str]]:
     """What no measurement of the fit covers: the words, and the key of the error to add."""
     found = []
+    if device.capability is not None and device.capability < _FUSES_SWISH_FROM:
+        found.append(("the device is older than those of the fit", "generation"))
     if not entry["runtime_seen"]:
         found.append((f"no measurement of {target.runtime} is behind it", "runtime"))
     if target.precision not in entry["precisions"]:
