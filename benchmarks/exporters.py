@@ -22,7 +22,7 @@ from lanac.backends.onnx import export_model  # noqa: E402
 from lanac.backends.onnxruntime import export_for_timing, timed_run  # noqa: E402
 from lanac.frontend.partition import partition  # noqa: E402
 from lanac.frontend.tracing import trace  # noqa: E402
-from lanac.targets import time_interleaved  # noqa: E402
+from lanac.targets import sampler, time_interleaved  # noqa: E402
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
         newer = export_model(op, inputs, dynamic_batch=False).SerializeToString()
         end = time.process_time()
         runs = [timed_run(model, inputs, 1) for model in (older, newer)]
-        times = time_interleaved(runs, threads=1, rounds=41)
+        times = time_interleaved([sampler(run, True) for run in runs], rounds=41)
         ratio = times[0].median_ms / times[1].median_ms
         rows.append((middle - start, end - middle, ratio))
     older_s, newer_s, ratios = zip(*rows, strict=True)

@@ -1,6 +1,7 @@
 """How close do ops that inherit weights come to their slot without training, and what does it cost?
 
     python benchmarks/inherit.py                    # errors on the example's teacher, a few minutes
+    python benchmarks/inherit.py --network tinynet_e --workdir pools   # on the one of pools.py
     python benchmarks/inherit.py --time efficientnet_b2 --size 224 --images 512
 
 Errors: |op(x) - t(x)|^2 / |t(x)|^2 on test images, of the weights as they are inherited and after least
@@ -15,7 +16,7 @@ import argparse
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -23,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "fashion_mnist")]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "fashion_mnist"), str(ROOT / "benchmarks")]
+
+from pools import Trained, example, of_timm  # noqa: E402
 
 from lanac.frontend.build import build_program  # noqa: E402 - the paths come first
-from lanac.frontend.model_file import load_model_file  # noqa: E402
 from lanac.ir import OpSpec, Program  # noqa: E402
 from lanac.ops.base import FAMILIES, SlotView  # noqa: E402
 from lanac.ops.build import build_op  # noqa: E402
@@ -38,8 +40,8 @@ INHERITING = ("slim", "lowrank", "kernel", "relu", "shrink_se")
 CPU = torch.device("cpu")
 
 
-def inheriting_ops(view: SlotView) -> Iterator[OpSpec]:
-    for family in INHERITING:
+def inheriting_ops(view: SlotView, families: Iterable[str] = INHERITING) -> Iterator[OpSpec]:
+    for family in families:
         yield from FAMILIES.get(family).enumerate(view)
 
 
@@ -54,11 +56,9 @@ def error(op: nn.Module, x: Tensor, wanted: Tensor) -> float:
     return float((op(x) - wanted).square().sum() / wanted.square().sum())
 
 
-def errors_on_the_example(images: int) -> None:
-    file = load_model_file(ROOT / "examples" / "fashion_mnist" / "model.py")
-    model = file.model.eval()
-    train, test = (Data.of(file.train_data, "train"), Data.of(file.val_data, "test"))
-    program = build_program(model, train.batch([0, 1]).inputs)
+def errors(trained: Trained, images: int, families: Iterable[str]) -> None:
+    train, test = (Data.of(trained.train, "train"), Data.of(trained.test, "test"))
+    program = build_program(trained.model.eval(), train.batch([0, 1]).inputs)
     capture = SlotCapture(program, CPU)
     torch.manual_seed(0)
     names = [slot.name for slot in program.slots]
@@ -71,7 +71,7 @@ def errors_on_the_example(images: int) -> None:
     for slot in program.slots:
         view = SlotView.of(program, slot, inputs[slot.name])
         sample = (torch.zeros(slot.input_spec.with_batch(1).shape),)
-        for op in inheriting_ops(view):
+        for op in inheriting_ops(view, families):
             fitted = build_op(op, view, 0)
             cost = count_flops(fitted, sample) / max(1, count_flops(view.teacher, sample))
             before = error(inherited(op, view), *unseen[slot.name])
@@ -139,12 +139,17 @@ def main() -> None:
     parser.add_argument("--time", metavar="NETWORK", help="timm's name: measure times instead")
     parser.add_argument("--size", type=int, default=224, help="pixels, with --time")
     parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--network", default="example", help="example, or a name of timm")
+    parser.add_argument("--families", default=",".join(INHERITING))
+    parser.add_argument("--workdir", type=Path, default=Path("pools"), help="that of pools.py")
     parser.add_argument("--bytes", type=int, default=1 << 27, help="kept of all slots, with --time")
     arguments = parser.parse_args()
     if arguments.time:
         times(arguments.time, arguments.size, arguments.images, arguments.bytes)
     else:
-        errors_on_the_example(arguments.images)
+        name, workdir = arguments.network, arguments.workdir
+        trained = example(60000) if name == "example" else of_timm(name, 60000, 3, workdir)
+        errors(trained, arguments.images, arguments.families.split(","))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from torch import Tensor, nn
 from typing_extensions import Required
 
-from lanac.compilation import Compilation
+from lanac.compilation import Compilation, Imported
 from lanac.errors import DataError, WorkspaceError
 from lanac.frontend.expectation import run_model
 from lanac.frontend.partition import SlotOptions
@@ -21,8 +21,11 @@ from lanac.ops.families import Families
 from lanac.ops.own import own_families
 from lanac.ops.restrictions import Restrictions
 from lanac.passes import TraceProgram, run_passes
+from lanac.passes.import_costs import REFUSE, check_missing, check_model, check_target
+from lanac.passes.latency_costs import check_latency_source
 from lanac.settings import Settings
-from lanac.targets import parse_budgets, parse_target
+from lanac.targets import LATENCY, Target, parse_budgets, parse_target, read_costs
+from lanac.targets.predicted import Anchor
 from lanac.training.data import Data
 from lanac.training.device import pick_device
 from lanac.training.inputs import in_one_order
@@ -45,6 +48,9 @@ class Given(TypedDict, total=False):
     fix: Sequence[str]
     keep: Sequence[str]
     max_changed: int | None
+    anchors: Sequence[Anchor]
+    costs: str | Path | None
+    missing: str
     seed: int
     device: str
     instruments: Instruments | None
@@ -69,6 +75,9 @@ def begin(
     fix: Sequence[str] = (),
     keep: Sequence[str] = (),
     max_changed: int | None = None,
+    anchors: Sequence[Anchor] = (),
+    costs: str | Path | None = None,
+    missing: str = REFUSE,
     held_out: int = Settings.held_out,
     seed: int = 0,
     device: str = "auto",
@@ -100,6 +109,9 @@ def begin(
         fix: `SLOT=OP`, the op that a slot takes in every plan.
         keep: glob patterns of slots that keep the teacher's op.
         max_changed: at most so many slots take another op.
+        anchors: networks that were measured on the target; they make predicted latencies better.
+        costs: a cost table that `lanac measure` wrote, on this machine or another.
+        missing: what becomes of ops that the table does not have: `refuse`, `drop` or `predict`.
         held_out: training samples kept from training, for decisions; at most a tenth.
         seed: everything random follows from it.
         device: where training runs: auto, cpu or cuda.
@@ -112,8 +124,12 @@ def begin(
         LanacError: anything that is the user's to mend; the message says how.
     """
     budgets = parse_budgets(budget)
+    resources = tuple(dict.fromkeys(name for item in budgets for name in item.resources))
     options, families = SlotOptions(granularity, tuple(only), tuple(skip)), own_families(ops)
     parsed_target, training_device = parse_target(target), pick_device(device)
+    imported = read_imported(costs, missing, parsed_target)
+    if LATENCY in resources and imported is None:
+        check_latency_source(parsed_target)
     task = build_task(model, train_data, val_data, loss, metric, held_out, seed)
     example = example_tensors(task, example_inputs)
     model.eval()
@@ -124,19 +140,37 @@ def begin(
         example=example,
         target=parsed_target,
         budget=budgets[0],
-        resources=tuple(dict.fromkeys(name for item in budgets for name in item.resources)),
+        resources=resources,
         workspace=Workspace(Path(workspace) if workspace is not None else folder / "workspace"),
         out=folder,
         device=training_device,
         seed=seed,
         instruments=instruments or Instruments(),
+        anchors=tuple(anchors),
         fingerprints={"data": task.train.fingerprint()},
         families=families,
+        imported=imported,
     )
     traced = run_passes(start, [TraceProgram(model, task.train.names, options)])
+    if imported is not None:
+        check_model(imported.path, imported.table, traced.need("program"))
     claim_folder(folder, traced.fingerprints["teacher"])
     restrictions = Restrictions.of(traced.need("program"), fix, keep, max_changed)
     return traced.having(restrictions=restrictions)
+
+
+def read_imported(costs: str | Path | None, missing: str, target: Target) -> Imported | None:
+    """Reads the user's cost table; None where there is none.
+
+    Raises:
+        CostTableError: it is damaged, or was measured on another target.
+    """
+    check_missing(missing)
+    if costs is None:
+        return None
+    table = read_costs(Path(costs))
+    check_target(Path(costs), table, target)
+    return Imported(Path(costs), table, missing)
 
 
 def build_task(
@@ -220,4 +254,5 @@ def claim_folder(folder: Path, teacher: str) -> None:
             )
         return
     with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)  # the workspace may lie elsewhere
         write_atomically(note, json.dumps({"teacher": teacher}, indent=2).encode() + b"\n")

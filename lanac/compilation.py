@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lanac.backends.agreement import Agreement
 from lanac.instruments import Instruments
 from lanac.ir import OpSpec, Plan, Program
 from lanac.ops.families import Families
 from lanac.ops.pool import Pool
 from lanac.ops.restrictions import Restrictions
-from lanac.targets import Budget, CostTable, Target, Timing
+from lanac.targets import LATENCY, Budget, CostFile, CostTable, Target, Timing
+from lanac.targets.predicted import Anchor, Prediction
 from lanac.training.task import Task
 from lanac.workspace import Workspace
 
@@ -49,6 +51,23 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A short finetuning of a finalist, the same for all of them.
+
+    Attributes:
+        steps: of finetuning.
+        samples: held-out training samples that the losses were measured on, batch norm frozen.
+        before: loss without finetuning.
+        after: loss afterwards.
+    """
+
+    steps: int
+    samples: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Finalist:
     """A plan that was evaluated, and perhaps timed, as a whole network.
 
@@ -60,6 +79,9 @@ class Finalist:
         latency: measured as a whole network, None where the budget names no latency.
         teacher_latency: the teacher's, interleaved with it.
         costs: cost by resource as measured (latency) and counted (the rest).
+        fits: whether it was found to meet the budget.
+        probability: of meeting the latency budget, where latencies are predicted.
+        trial: its short finetuning, None where there was no need.
     """
 
     plan: Plan
@@ -69,6 +91,31 @@ class Finalist:
     latency: Timing | None = None
     teacher_latency: Timing | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
+    fits: bool = False
+    probability: float | None = None
+    trial: Trial | None = None
+
+    @property
+    def error(self) -> float:
+        """How far the predicted latency is above the measured one, as a share of it."""
+        return self.plan.costs[LATENCY] / self.costs[LATENCY] - 1
+
+
+@dataclass(frozen=True)
+class RefineRound:
+    """One round of looking for better plans around the best one.
+
+    Attributes:
+        networks: how many changes of it were measured.
+        plans: how many new plans were evaluated.
+        before: loss of the best plan at its start.
+        after: the lowest loss at its end; the same where no new plan was better.
+    """
+
+    networks: int
+    plans: int
+    before: float
+    after: float
 
 
 @dataclass(frozen=True)
@@ -95,21 +142,51 @@ class Outputs:
     Attributes:
         folder: where the files are.
         files: file names by backend.
-        agreement: largest relative difference to the student on real inputs, by backend.
+        verified: how each output compares with the student on real inputs, by backend.
         metric, teacher_metric: on the validation data.
-        latency, teacher_latency: of student and teacher as ONNX, interleaved in one run.
-        costs, teacher_costs: counted costs and measured latency by resource.
+        latency, teacher_latency: of student and teacher in the target's runtime, interleaved in one
+            run; None where the target is not here.
+        untimed: why they were not timed, where they were not.
+        costs, teacher_costs: by resource: counted, and latency as it was measured; what cannot be
+            measured here is there as predicted, where a budget limits it.
+        predictions: of student and teacher, where latency is predicted.
     """
 
     folder: Path
     files: Mapping[str, tuple[str, ...]]
-    agreement: Mapping[str, float]
+    verified: Mapping[str, Agreement]
     metric: float
     teacher_metric: float
-    latency: Timing
-    teacher_latency: Timing
+    latency: Timing | None
+    teacher_latency: Timing | None
     costs: Mapping[str, float]
     teacher_costs: Mapping[str, float]
+    predictions: tuple[Prediction, Prediction] | None = None
+    untimed: str = ""
+
+    def is_measured(self, resource: str) -> bool:
+        """Whether a latency or energy is that of whole networks, measured here."""
+        return resource == LATENCY and self.latency is not None
+
+    @property
+    def agreement(self) -> dict[str, float]:
+        """Largest relative difference to the student on real inputs, by backend."""
+        return {name: found.error for name, found in self.verified.items()}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A cost table that the user gave.
+
+    Attributes:
+        path: where it is.
+        table: what it says.
+        missing: what becomes of ops that it does not have: `refuse` or `drop`.
+    """
+
+    path: Path
+    table: CostFile
+    missing: str
 
 
 @dataclass(frozen=True)
@@ -130,7 +207,11 @@ class Compilation:
             and of the training data ("data").
         families: the op families of this run.
         restrictions: what the user asks of every plan, beside the budget.
+        anchors: networks that were measured on the target, for predictions.
+        imported: the cost table that the user gave, None where there is none.
         dropped: ops that failed and were left out, in the order of failing.
+        tightening: share of a limit that plans are selected for, by resource.
+        refined: the rounds of refinement that were made.
         program ... outputs: the artifacts, in the order in which passes add them.
     """
 
@@ -147,6 +228,8 @@ class Compilation:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     families: Families = field(default_factory=Families)
     restrictions: Restrictions = field(default_factory=Restrictions)
+    anchors: tuple[Anchor, ...] = ()
+    imported: Imported | None = None
     dropped: tuple[Dropped, ...] = ()
     program: Program | None = None
     pool: Pool | None = None
@@ -157,6 +240,7 @@ class Compilation:
     plans: tuple[Plan, ...] | None = None
     finalists: tuple[Finalist, ...] | None = None
     chosen: Finalist | None = None
+    refined: tuple[RefineRound, ...] = ()
     student: Student | None = None
     outputs: Outputs | None = None
 

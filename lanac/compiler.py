@@ -29,16 +29,18 @@ from lanac.passes import (
     MeasureCosts,
     Pass,
     PrunePool,
+    RefinePlans,
     ScoreCandidates,
-    SelectPlans,
     TimeFinalists,
+    TuneFinalists,
     run_passes,
 )
 from lanac.passes.check_budgets import CheckBudgets
-from lanac.passes.time_finalists import START
+from lanac.passes.guard_budget import GuardBudget
+from lanac.passes.search_plans import SCIP, check_search, plan_search
 from lanac.report.summary import write_report
 from lanac.settings import Settings
-from lanac.targets import LATENCY, Budget, Target, parse_budgets, parse_target
+from lanac.targets import Budget, Target, parse_budgets, parse_target
 from lanac.training.finetune import FinetuneOptions
 
 _TIGHTENINGS = 6
@@ -72,7 +74,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
     out: str | Path = "lanac-out",
     pool: str = "default",
     ops: Sequence[Family | type[Family]] = (),
-    emit: str | Sequence[str] = ("pytorch", "onnx"),
+    emit: str | Sequence[str] | None = None,
     settings: Settings | None = None,
     **given: Unpack[Given],
 ) -> Result:
@@ -87,7 +89,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
         pool: pool names, families and ops, separated by commas.
         ops: your own op families, objects or classes, for this run alone; those that `pool` does not
             name join it.
-        emit: names of the outputs.
+        emit: names of the outputs; default: pytorch, onnx, and what the target's runtime runs.
         settings: how much work goes into it.
         given: the further arguments of `begin`: `train_data`, which has to be there, `val_data`,
             `loss`, `metric` and so on.
@@ -100,6 +102,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
     """
     settings = settings or Settings()
     # Whatever can be refused is refused before any work is done.
+    check_search(settings.search)
     budgets, outputs = (
         parse_budgets(budget),
         parse_outputs(emit, parse_target(target)),
@@ -169,30 +172,49 @@ def _students(
 def choose_plan(compilation: Compilation, settings: Settings) -> Compilation:
     """Selects, evaluates and times plans until one meets the budget as measured.
 
+    Then better ones are looked for around it, and the finalists that meet the budget are finetuned
+    for a few steps before one of them is chosen.
+
     Raises:
         InfeasibleBudgetError: no plan meets it, predicted or measured.
     """
-    passes: list[Pass] = [
-        SelectPlans(settings.plans),
-        EvaluatePlans(settings.evaluate_images, finalists=settings.finalists),
-        TimeFinalists(),
-    ]
-    if LATENCY in compilation.budget.resources:
-        compilation = replace(compilation, tightening={LATENCY: START})
+    evaluation = EvaluatePlans(settings.evaluate_images, finalists=settings.finalists)
+    search = plan_search(settings.search, settings.plans, settings.search_evaluations)
+    passes: list[Pass] = [search, evaluation, TimeFinalists()]
+    compilation = run_passes(compilation, [GuardBudget()])
     for _ in range(_TIGHTENINGS):
         compilation = run_passes(compilation, passes)
         if compilation.chosen is not None:
-            return compilation
+            return run_passes(compilation, _last_choice(evaluation, settings))
     raise InfeasibleBudgetError(
         f"budget {compilation.budget}: after {_TIGHTENINGS} rounds of tightening every finalist was "
         "still measured above it; the machine may be too busy to measure, or the budget too small"
     )
 
 
-def parse_outputs(emit: str | Sequence[str], target: Target) -> tuple[str, ...]:
+def _last_choice(evaluation: EvaluatePlans, settings: Settings) -> list[Pass]:
+    """What looks for something better than the first plan that meets the budget."""
+    refining: list[Pass] = [RefinePlans(settings.refine, evaluation=evaluation), TimeFinalists()]
+    options = FinetuneOptions(
+        batch=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        steps=settings.finalist_steps,
+    )
+    tuning: list[Pass] = [TuneFinalists(options, settings.finalists)]
+    tunes = min(settings.finetune_epochs, settings.finalist_steps) > 0
+    # Refining is SCIP's: what another search finds stays what it found.
+    refines = settings.refine > 0 and settings.search == SCIP
+    return refining * refines + tuning * tunes
+
+
+def parse_outputs(emit: str | Sequence[str] | None, target: Target) -> tuple[str, ...]:
     """Reads `--emit`; raises BackendError for an unknown output, or one that cannot be written."""
-    names = emit.split(",") if isinstance(emit, str) else list(emit)
-    names = [name.strip() for name in names if name.strip()]
+    if emit is None:
+        names = ["pytorch", "onnx"]
+        names += [target.runtime] if target.runtime in set(BACKENDS.names()) - set(names) else []
+    else:
+        names = emit.split(",") if isinstance(emit, str) else list(emit)
+        names = [name.strip() for name in names if name.strip()]
     if not names:
         raise BackendError(f"no output is asked for; known: {', '.join(BACKENDS.names())}")
     for name in names:

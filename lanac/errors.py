@@ -46,12 +46,20 @@ class TargetError(LanacError):
     """A target string that names no device, runtime or precision that lanac knows."""
 
 
+class PredictionError(LanacError):
+    """A latency that cannot be predicted: the network, the target or an anchor does not allow it."""
+
+
 class BudgetError(LanacError):
     """A budget that is malformed, out of range or cannot be met."""
 
 
 class InfeasibleBudgetError(BudgetError):
     """No choice of ops meets the budget; names the smallest budget that one does."""
+
+
+class CostTableError(LanacError):
+    """A cost table that is damaged, or was measured for something else."""
 
 
 class SelectionError(LanacError):

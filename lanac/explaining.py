@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lanac.errors import CommandError, SelectionError, unknown_name
+from lanac.finished import PLAN_NAME, read_plan
 from lanac.ir import TEACHER
 from lanac.solver import SelectedPlan, SelectionProblem, solve
 
 STEP = 0.05
 """The next larger budget that is looked at, in shares of the budget."""
-
-_NAME = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def explain(folder: str | Path, slot: str | None = None) -> Explanation:
     Raises:
         CommandError: there is no student, or no such slot.
     """
-    record = _read(Path(folder))
+    record = read_plan(Path(folder))
     problem, chosen = _problem(record)
     names = list(problem.slots)
     if slot is not None and slot not in names:
@@ -112,20 +110,6 @@ def explain(folder: str | Path, slot: str | None = None) -> Explanation:
     best = _best(problem)
     steps = tuple(_step(problem, resource, best) for resource in problem.limits)
     return Explanation(record["budget"], record["target"], reasons, steps)
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / _NAME if folder.is_dir() else folder
-    what = f"expected the folder of a student, with its {_NAME}"
-    try:
-        record: object = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CommandError(f"{folder}: {what}; {error.strerror or error}") from error
-    except ValueError as error:
-        raise CommandError(f"{path} is damaged: {error}; {what}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
-        raise CommandError(f"{path} was written by an older lanac; compile again: it is quick now")
-    return record
 
 
 def _problem(record: Mapping[str, Any]) -> tuple[SelectionProblem, tuple[int, ...]]:
@@ -155,7 +139,7 @@ def _problem(record: Mapping[str, Any]) -> tuple[SelectionProblem, tuple[int, ..
         )
     except (KeyError, TypeError, ValueError, SelectionError) as error:
         raise CommandError(
-            f"{_NAME} is damaged: {type(error).__name__}: {error}; compile again: it is quick now"
+            f"{PLAN_NAME} is damaged: {type(error).__name__}: {error}; compile again: it is quick now"
         ) from error
     return problem, chosen
 
@@ -195,7 +179,7 @@ def _best(problem: SelectionProblem) -> SelectedPlan:
     """The best plan by prediction."""
     plans = solve(problem).plans
     if not plans:
-        raise CommandError(f"{_NAME} is damaged: no plan meets its limits; compile again")
+        raise CommandError(f"{PLAN_NAME} is damaged: no plan meets its limits; compile again")
     return plans[0]
 
 

@@ -18,18 +18,20 @@ from lanac.errors import BackendError, DataError
 from lanac.frontend.partition import SlotOptions
 from lanac.instruments import Instruments
 from lanac.ir import Program
+from lanac.ops.families import Families
 from lanac.ops.pool import parse_pool
 from lanac.passes import CheckOutputs, EnumeratePool, MeasureCosts, Pass, TraceProgram, run_passes
-from lanac.targets import LATENCY, CostTable, Target, parse_budgets, parse_target
+from lanac.passes.latency import Thoroughness
+from lanac.targets import LATENCY, CostTable, Effort, Target, parse_budgets, parse_target
 from lanac.training.data import Data
 from lanac.training.inputs import forward_order
 from lanac.training.task import Task
 from lanac.workspace import Workspace
 
-_QUICK = 9, 4
-"""Rounds of timing and whole networks: half a minute for resnet50 on one core."""
+_QUICK = Thoroughness(Effort(least=7, most=15), 4, Effort(least=7, most=15))
+"""Half a minute for resnet50 on one core."""
 
-_SLOW = 3, 1
+_SLOW = Thoroughness(Effort(least=3, most=5), 1, Effort(least=3, most=5))
 """The same for a network of which one inference takes long; the shares scatter a little more."""
 
 _SLOW_S = 0.5
@@ -92,6 +94,52 @@ def inspect(  # like compile: the name that users expect
     """
     options = SlotOptions(granularity, tuple(only), tuple(skip))
     parsed_target = parse_target(target)
+    with tempfile.TemporaryDirectory(prefix="lanac-") as folder:
+        traced = look_at(
+            model,
+            example_inputs,
+            train_data,
+            options,
+            parsed_target,
+            Workspace(Path(folder)),
+            instruments or Instruments(),
+            (LATENCY,) if latency else (),
+        )
+        try:
+            run_passes(traced, [CheckOutputs(("pytorch",))])
+        except BackendError as error:
+            traced.instruments.warn(str(error))
+        costs = _costs(traced)
+    return Inspection(name or type(model).__name__, traced.need("program"), costs, parsed_target)
+
+
+def look_at(
+    model: nn.Module,
+    example_inputs: Any,
+    train_data: Any,
+    options: SlotOptions,
+    target: Target,
+    workspace: Workspace,
+    instruments: Instruments,
+    resources: tuple[str, ...] = (LATENCY,),
+    families: Families | None = None,
+) -> Compilation:
+    """A network traced and cut into slots, without data to learn from.
+
+    Args:
+        model: the network.
+        example_inputs: a tensor, a tuple or a dict of tensors; None: from `train_data`.
+        train_data: where two samples are taken from; None where example inputs are given.
+        options: what becomes a slot.
+        target: where it is to be fast.
+        workspace: for what is measured.
+        instruments: what watches.
+        resources: what has to be known of its ops.
+        families: op families of the run.
+
+    Raises:
+        LanacError: anything that is the user's to mend.
+    """
     if example_inputs is None and train_data is None:
         raise DataError("give example_inputs, such as torch.zeros(2, 3, 224, 224), or train_data")
     # Nothing is learnt: where the user gives inputs, no data are needed but some for the record.
@@ -103,30 +151,24 @@ def inspect(  # like compile: the name that users expect
     elif example_inputs is None:
         data = data.for_network(model)
     task = Task(data, data, data, None, None, labelled=False)
-    with tempfile.TemporaryDirectory(prefix="lanac-") as folder:
-        start = Compilation(
-            task=task,
-            example=example_tensors(task, example_inputs),
-            target=parsed_target,
-            budget=parse_budgets("0.5x")[0],
-            resources=(LATENCY,) if latency else (),
-            workspace=Workspace(Path(folder)),
-            out=Path(folder),
-            device=torch.device("cpu"),
-            instruments=instruments or Instruments(),
-        )
-        traced = run_passes(start, [TraceProgram(model, data.names, options)])
-        try:
-            run_passes(traced, [CheckOutputs(("pytorch",))])
-        except BackendError as error:
-            traced.instruments.warn(str(error))
-        costs = _costs(traced)
-    return Inspection(name or type(model).__name__, traced.need("program"), costs, parsed_target)
+    start = Compilation(
+        task=task,
+        example=example_tensors(task, example_inputs),
+        target=target,
+        budget=parse_budgets("0.5x")[0],
+        resources=resources,
+        workspace=workspace,
+        out=workspace.folder,
+        device=torch.device("cpu"),
+        instruments=instruments,
+        families=families or Families(),
+    )
+    return run_passes(start, [TraceProgram(model, data.names, options)])
 
 
 def _costs(traced: Compilation) -> CostTable:
-    rounds, networks = _QUICK if _seconds(traced) < _SLOW_S else _SLOW
-    passes: list[Pass] = [EnumeratePool(tuple(parse_pool("skip"))), MeasureCosts(rounds, networks)]
+    how = _QUICK if _seconds(traced) < _SLOW_S else _SLOW
+    passes: list[Pass] = [EnumeratePool(tuple(parse_pool("skip"))), MeasureCosts(how)]
     try:
         done = run_passes(traced, passes)
     except BackendError as error:

@@ -210,7 +210,7 @@ class Workspace:
 def _holds(path: Path, name: str) -> bool:
     """Whether the blob is there undamaged; a damaged one is written again."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == name
+        return checksum(path) == name
     except FileNotFoundError:
         return False
 
@@ -225,6 +225,15 @@ def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         result[name] = value.clone() if place in taken else value
         taken.add(place)
     return result
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from lanac.backends import isolation
 from lanac.frontend.model_file import load_model_file
 
 torch.set_num_threads(1)
@@ -24,3 +25,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     load_model_file(Path(shutil.copy(TINY, folder)))  # trains; keeps the weights beside the file
     return folder
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks are timed in the test's own process: another one takes seconds to start."""
+    monkeypatch.setattr(isolation, "new_bench", isolation.Local)

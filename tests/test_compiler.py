@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 import lanac
 from lanac.beginning import Given
+from lanac.compiler import parse_outputs
 from lanac.errors import BackendError, DataError, TraceError, TrainingError
+from lanac.targets import parse_target
 
 SETTINGS = lanac.Settings(
     distill_samples=16, score_samples=16, plans=2, evaluate_images=16, finalists=1,
@@ -364,6 +366,33 @@ def test_a_frozen_network(tmp_path: Path) -> None:
     )
 
 
+def test_the_workspace_may_lie_elsewhere(tmp_path: Path) -> None:
+    """Neither folder has to be there."""
+    data = (torch.randn(COUNT, 3, 8, 8), torch.zeros(COUNT, dtype=torch.long))
+    model = nn.Sequential(layer(3, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    out, workspace = tmp_path / "new" / "out", tmp_path / "kept" / "workspace"
+    begun = lanac.begin(model, train_data=data, out=out, workspace=workspace)
+    assert begun.workspace.folder == workspace and workspace.is_dir()
+    assert [path.name for path in out.iterdir()] == ["lanac.json"]
+
+
 def test_what_compile_passes_on_is_what_begin_takes() -> None:
     own = {"model", "budget", "target", "out", "ops", "held_out"}
     assert set(Given.__annotations__) == set(inspect.signature(lanac.begin).parameters) - own
+
+
+@pytest.mark.parametrize(
+    ("emit", "target", "names"),
+    [
+        (None, "cpu", ("pytorch", "onnx")),
+        (None, "cpu:openvino", ("pytorch", "onnx", "openvino")),
+        (None, "v100", ("pytorch", "onnx", "tensorrt")),
+        (None, "rtx3090:pytorch", ("pytorch", "onnx")),
+        (" onnx, triton,onnx", "v100", ("onnx", "triton")),
+        (["pytorch"], "v100", ("pytorch",)),
+    ],
+)
+def test_outputs_fit_the_target(
+    emit: str | list[str] | None, target: str, names: tuple[str, ...]
+) -> None:
+    assert parse_outputs(emit, parse_target(target)) == names

@@ -24,7 +24,7 @@ from lanac.training.data import Batch
 SIZE, CELL = 64, 4
 SETTINGS = lanac.Settings(
     distill_samples=32, score_samples=32, plans=3, evaluate_images=32, finalists=2,
-    finetune_epochs=1, batch_size=16, held_out=16,
+    finalist_steps=2, finetune_epochs=1, batch_size=16, held_out=16,
 )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def test_a_slow_network_is_timed_less_often(monkeypatch: pytest.MonkeyPatch) -> 
         pass
 
     def run(measuring: inspection.MeasureCosts, _: lanac.Compilation) -> lanac.Compilation:
-        used.append((measuring.rounds, measuring.networks))
+        used.append((measuring.how.parts.most, measuring.how.networks))
         raise Enough
 
     monkeypatch.setattr(inspection.MeasureCosts, "run", run)
@@ -71,7 +71,7 @@ def test_a_slow_network_is_timed_less_often(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(inspection, "_seconds", lambda _, seconds=seconds: seconds)
         with pytest.raises(Enough):
             lanac.inspect(network(), example_inputs=torch.randn(2, 3, 8, 8))
-    assert used == [(9, 4), (3, 1)]
+    assert used == [(15, 4), (5, 1)]
 
 
 def test_what_could_not_be_written_is_said() -> None:

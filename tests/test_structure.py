@@ -18,18 +18,26 @@ PACKAGE = ROOT / "lanac"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 OPEN_TO_ALL = {"errors", "registry", "version"}
-BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "training", "backends"}
+BELOW_PASSES = {"ir", "frontend", "ops", "targets", "solver", "search", "training", "backends"}
+PUBLIC_SIDE = {
+    "abilities", "benching", "comparison", "compilation", "compiler", "explaining", "exporting",
+    "fronts", "inspection", "instruments", "measuring", "predicting",
+}  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "__init__": {
         "beginning",
+        "benching",
+        "comparison",
         "compilation",
         "compiler",
         "explaining",
+        "exporting",
         "fronts",
         "inspection",
         "instruments",
+        "measuring",
     }
-    | {"ir", "ops", "passes", "settings"},
+    | {"ir", "ops", "passes", "predicting", "settings"},
     "__main__": {"cli"},
     "errors": set(),
     "version": set(),
@@ -42,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "ops": {"ir"},
     "targets": {"ir"},
     "solver": {"ir"},
+    "search": {"solver"},
     "training": {"ir", "workspace"},
     "backends": {"ir", "targets"},
     "compilation": BELOW_PASSES | {"instruments", "workspace"},
@@ -58,13 +67,20 @@ ALLOWED: dict[str, set[str]] = {
         "settings",
     }
     | {"targets", "training"},
-    "explaining": {"ir", "solver"},
+    "explaining": {"finished", "ir", "solver"},
+    "abilities": {"backends", "targets"},
+    "benching": {"backends", "finished", "instruments", "ir", "targets"},
+    "exporting": {"backends", "compiler", "finished", "targets", "workspace"},
+    "finished": {"targets", "workspace"},
     "fronts": BELOW_PASSES | {"beginning", "compilation", "compiler", "passes", "settings"},
+    "comparison": BELOW_PASSES
+    | {"beginning", "compilation", "compiler", "passes", "settings", "workspace"},
     "inspection": BELOW_PASSES | {"beginning", "compilation", "instruments", "workspace", "passes"},
-    "report": {"compilation", "compiler", "explaining", "inspection", "instruments", "fronts", "ir"}
-    | {"passes", "targets", "workspace"},
-    "cli": {"compilation", "compiler", "explaining", "inspection", "instruments", "ir", "frontend"}
-    | {"fronts", "report", "targets", "ops", "backends", "workspace", "settings"},
+    "measuring": BELOW_PASSES | {"compilation", "inspection", "instruments", "passes", "workspace"},
+    "predicting": {"beginning", "ir", "targets", "training"},
+    "report": PUBLIC_SIDE | {"ir", "passes", "targets", "workspace"},
+    "cli": PUBLIC_SIDE
+    | {"backends", "frontend", "ir", "ops", "report", "settings", "targets", "workspace"},
 }
 """What a part of lanac may import beside itself and what is open to all."""
 
@@ -74,7 +90,8 @@ WALLED_IN = {
     "sqlite3": {"workspace.py"},
     "networkx": {"frontend/regions.py"},
     "onnx_graphsurgeon": {"backends/onnx.py"},
-    "polygraphy": {"backends/onnx.py", "backends/onnxruntime.py"},
+    "polygraphy": {"backends/_engines.py"},
+    "openvino": {"backends/openvino.py"},
     "timm": {"frontend/zoo_timm.py"},
     "torchvision": {"frontend/zoo_torchvision.py", "frontend/image_folder.py"},
     "typer": {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "cli").glob("*.py")},

@@ -32,6 +32,9 @@ class Backend(Protocol):
     def unavailable(self, target: Target) -> str | None:
         """Why this output cannot be written here for that target, or None where it can."""
 
+    def precision(self, target: Target) -> str:
+        """The number format that the files compute in: decides how closely they have to agree."""
+
     def emit(
         self, student: fx.GraphModule, folder: Path, inputs: tuple[Tensor, ...], target: Target
     ) -> tuple[Path, ...]:
@@ -52,7 +55,17 @@ class Backend(Protocol):
         """
 
     def load(self, files: tuple[Path, ...], target: Target) -> Runner:
-        """Loads what `emit` wrote, without lanac's help, for comparison with the student."""
+        """Loads what `emit` wrote, without lanac's help, for comparison with the student.
+
+        Where the files run only on a device that is not here, what they were made of is loaded,
+        and the files are checked as far as that can be done without running them.
+
+        Raises:
+            BackendError: a file is not what it should be.
+        """
+
+    def notes(self, files: tuple[Path, ...], target: Target) -> tuple[str, ...]:
+        """Sentences on what was not verified here, and on what the user has to do or to know."""
 
 
 class Runtime(Protocol):

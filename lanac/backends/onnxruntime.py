@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import logging
-import platform
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from lanac.backends._flat import with_flat_outputs
 from lanac.backends.base import Run
 from lanac.errors import BackendError
 from lanac.targets import Target
+from lanac.targets.device import processor_fingerprint
 
 
 class OnnxRuntime:
@@ -30,15 +30,13 @@ class OnnxRuntime:
         """Why nothing can be timed here for that target, or None where it can."""
         if importlib.util.find_spec("onnxruntime") is None:
             return "onnxruntime is not installed (pip install onnxruntime)"
-        if not target.entry.is_here():
-            return f"this machine's processor is no {target.entry.title}"
-        return None
+        return target.entry.absent()
 
     def version(self, target: Target) -> str:
         """The library's version and the processor."""
         import onnxruntime
 
-        return f"onnxruntime {onnxruntime.__version__} {platform.machine()} {_processor()}"
+        return f"onnxruntime {onnxruntime.__version__} {processor_fingerprint()}"
 
     def write(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, target: Target
@@ -51,16 +49,6 @@ class OnnxRuntime:
     def open(self, files: tuple[Path, ...], inputs: tuple[Tensor, ...], target: Target) -> Run:
         """Inputs and outputs are bound once: a call copies nothing."""
         return timed_run(files[0], inputs, target.threads)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        wanted = ("vendor_id", "cpu family", "model", "model name", "flags")
-        lines = info.read_text().split("\n\n")[0].splitlines()
-        pairs = (line.partition(":") for line in lines)
-        return ";".join(value.strip() for name, _, value in pairs if name.strip() in wanted)
-    return platform.processor()
 
 
 def session(model: bytes | Path, threads: int) -> Any:

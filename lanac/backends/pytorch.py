@@ -58,6 +58,10 @@ class PytorchBackend:
             return "safetensors is not installed (pip install safetensors)"
         return None
 
+    def precision(self, target: Target) -> str:
+        """Always fp32, as the student was trained; `.half()` is one word in PyTorch."""
+        return "fp32"
+
     def emit(
         self, student: fx.GraphModule, folder: Path, inputs: tuple[Tensor, ...], target: Target
     ) -> tuple[Path, ...]:
@@ -86,6 +90,10 @@ class PytorchBackend:
                 return tuple(tensor for _, tensor in named_tensors(model(*inputs)))
 
         return run
+
+    def notes(self, files: tuple[Path, ...], target: Target) -> tuple[str, ...]:
+        """Nothing: the file is run as it is."""
+        return ()
 
 
 def write_source(

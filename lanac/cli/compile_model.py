@@ -8,21 +8,29 @@ from typing import Annotated
 
 import typer
 
+from lanac.cli.anchors import load_anchors, parse_anchors
 from lanac.cli.options import (
+    Anchors,
     BatchSize,
+    Costs,
     DataFolder,
     Device,
     DistillSamples,
+    EvaluateImages,
     Fix,
     Granularity,
     Keep,
+    LearningRate,
     MaxChanged,
+    Missing,
     Model,
     Only,
     Ops,
     Out,
+    Plans,
     Pool,
     ScoreSamples,
+    SearchEvaluations,
     Seed,
     Skip,
     Target,
@@ -57,31 +65,53 @@ def compile_model(
     out: Out = None,
     pool: Pool = "default",
     ops: Ops = None,
-    emit: Annotated[str, typer.Option(help="Outputs, separated by commas.")] = "pytorch,onnx",
+    emit: Annotated[
+        str | None,
+        typer.Option(
+            help="Outputs, separated by commas. Default: pytorch, onnx and what the target's runtime "
+            "runs, such as tensorrt. (lanac targets lists them)"
+        ),
+    ] = None,
     granularity: Granularity = "block",
     only: Only = None,
     skip: Skip = None,
     fix: Fix = None,
     keep: Keep = None,
     max_changed: MaxChanged = None,
+    anchor: Anchors = None,
+    costs: Costs = None,
+    missing: Missing = "refuse",
     seed: Seed = 0,
     device: Device = "auto",
     workspace: WorkspaceFolder = None,
     distill_samples: DistillSamples = _DEFAULT.distill_samples,
     score_samples: ScoreSamples = _DEFAULT.score_samples,
-    plans: Annotated[int, typer.Option(min=1, help="Diverse plans per budget.")] = _DEFAULT.plans,
-    evaluate_images: Annotated[
-        int, typer.Option(min=2, help="Training samples that the best plans are compared on.")
-    ] = _DEFAULT.evaluate_images,
+    plans: Plans = _DEFAULT.plans,
+    search: Annotated[
+        str,
+        typer.Option(
+            help="How plans are found: scip. For comparison: random, evolution, snas, enas.",
+            metavar="METHOD",
+        ),
+    ] = _DEFAULT.search,
+    search_evaluations: SearchEvaluations = _DEFAULT.search_evaluations,
+    evaluate_images: EvaluateImages = _DEFAULT.evaluate_images,
     finalists: Annotated[
         int, typer.Option(min=1, help="Plans that are timed as whole networks.")
     ] = _DEFAULT.finalists,
+    finalist_steps: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Steps of finetuning of each finalist within the budget, to choose by."
+        ),
+    ] = _DEFAULT.finalist_steps,
+    refine: Annotated[
+        int, typer.Option(min=0, help="Rounds of looking for better plans around the best one.")
+    ] = _DEFAULT.refine,
     finetune_epochs: Annotated[
         int, typer.Option(min=0, help="Epochs of finetuning.")
     ] = _DEFAULT.finetune_epochs,
-    learning_rate: Annotated[
-        float, typer.Option(min=0, help="Peak learning rate of finetuning.")
-    ] = _DEFAULT.learning_rate,
+    learning_rate: LearningRate = _DEFAULT.learning_rate,
     batch_size: BatchSize = _DEFAULT.batch_size,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
@@ -101,6 +131,7 @@ def compile_model(
 
     console = Console(soft_wrap=not sys.stdout.isatty())
     brought = own_ops(ops)  # first: quicker than the model
+    measured = parse_anchors(anchor)
     source = load_source(model, data)
     result = compile(
         source.model,
@@ -118,14 +149,21 @@ def compile_model(
         fix=fix or (),
         keep=separated(keep),
         max_changed=max_changed,
+        anchors=load_anchors(measured, target),
+        costs=costs,
+        missing=missing,
         seed=seed,
         device=device,
         settings=Settings(
             distill_samples=distill_samples,
             score_samples=score_samples,
             plans=plans,
+            search=search,
+            search_evaluations=search_evaluations,
             evaluate_images=evaluate_images,
             finalists=finalists,
+            finalist_steps=finalist_steps,
+            refine=refine,
             finetune_epochs=finetune_epochs,
             learning_rate=learning_rate,
             batch_size=batch_size,

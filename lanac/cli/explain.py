@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lanac.cli.options import Student
+
 
 def explain_student(
-    student: Annotated[
-        Path, typer.Argument(help="Folder of a student, such as model.lanac/0.5x@cpu.")
-    ],
+    student: Student,
     slot: Annotated[str | None, typer.Argument(help="One of its slots; default: all.")] = None,
 ) -> None:
     """Shows why each slot has its op: what it saves, what it costs, the runner-up, a larger budget.

@@ -12,21 +12,34 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from lanac.cli.bench import bench_student
+from lanac.cli.compare import compare_model
 from lanac.cli.compile_model import compile_model
 from lanac.cli.explain import explain_student
+from lanac.cli.export import export_student
 from lanac.cli.inspect_model import inspect_model
+from lanac.cli.measure import measure_model
 from lanac.cli.pareto import pareto_model
+from lanac.cli.predict import predict_models
+from lanac.cli.targets import list_targets
 from lanac.errors import CommandError, LanacError
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "compile": compile_model,
     "inspect": inspect_model,
     "pareto": pareto_model,
+    "measure": measure_model,
     "explain": explain_student,
+    "predict": predict_models,
+    "export": export_student,
+    "bench": bench_student,
+    "targets": list_targets,
+    "compare": compare_model,
 }
 """Every command has a file of its own; this is the one list of them."""
 
 _DEFAULT = "compile"
+_WITHOUT_ARGUMENTS = ("targets",)
 _STOPPED = "stopped. Everything finished so far is kept: the same command goes on from there"
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C; older versions raise Abort."""
@@ -88,7 +101,7 @@ for _name, _function in COMMANDS.items():
             _name, cls=NamelessCommand, no_args_is_help=True, epilog=_other_commands()
         )
     else:
-        _command = app.command(_name, no_args_is_help=True)
+        _command = app.command(_name, no_args_is_help=_name not in _WITHOUT_ARGUMENTS)
     _command(_function)
 
 

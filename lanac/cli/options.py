@@ -22,6 +22,7 @@ Model = Annotated[
         metavar="MODEL",
     ),
 ]
+Student = Annotated[Path, typer.Argument(help="Folder of a student, such as model.lanac/0.5x@cpu.")]
 Granularity = Annotated[
     str,
     typer.Option(
@@ -82,6 +83,27 @@ Keep = Annotated[
 MaxChanged = Annotated[
     int | None, typer.Option(help="At most so many slots take another op.", metavar="N")
 ]
+Anchors = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A network that was measured on the target, in ms for the whole batch, such as "
+        "timm:resnet50=12.3ms. One or a few make predicted latencies much better.",
+        metavar="MODEL=MS",
+    ),
+]
+Costs = Annotated[
+    Path | None,
+    typer.Option(
+        help="Latencies from a cost table that lanac measure wrote, here or on another machine.",
+        metavar="FILE",
+    ),
+]
+Missing = Annotated[
+    str,
+    typer.Option(
+        help="Ops that the cost table lacks: refuse, drop them, or predict them.", metavar="WHAT"
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Device = Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda.")]
 WorkspaceFolder = Annotated[
@@ -92,6 +114,19 @@ DistillSamples = Annotated[
 ]
 ScoreSamples = Annotated[
     int, typer.Option(min=2, help="Training samples that every op is scored on.")
+]
+Plans = Annotated[int, typer.Option(min=1, help="Diverse plans per budget.")]
+EvaluateImages = Annotated[
+    int, typer.Option(min=2, help="Training samples that the best plans are compared on.")
+]
+LearningRate = Annotated[float, typer.Option(min=0, help="Peak learning rate of finetuning.")]
+SearchEvaluations = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Plans that a method other than scip may judge; gradient steps of snas.",
+        metavar="N",
+    ),
 ]
 BatchSize = Annotated[int, typer.Option(min=2, help="Samples per step.")]
 

@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
+from lanac.cli.anchors import load_anchors, parse_anchors
 from lanac.cli.options import (
+    Anchors,
     BatchSize,
+    Costs,
     DataFolder,
     Device,
     DistillSamples,
@@ -17,6 +20,7 @@ from lanac.cli.options import (
     Granularity,
     Keep,
     MaxChanged,
+    Missing,
     Model,
     Only,
     Ops,
@@ -54,6 +58,9 @@ def pareto_model(
     fix: Fix = None,
     keep: Keep = None,
     max_changed: MaxChanged = None,
+    anchor: Anchors = None,
+    costs: Costs = None,
+    missing: Missing = "refuse",
     seed: Seed = 0,
     device: Device = "auto",
     workspace: WorkspaceFolder = None,
@@ -79,6 +86,7 @@ def pareto_model(
 
     console = Console(stderr=json, soft_wrap=not sys.stdout.isatty())
     brought = own_ops(ops)
+    measured = parse_anchors(anchor)
     source = load_source(model, data)
     front = pareto(
         source.model,
@@ -99,6 +107,9 @@ def pareto_model(
         fix=fix or (),
         keep=separated(keep),
         max_changed=max_changed,
+        anchors=load_anchors(measured, target),
+        costs=costs,
+        missing=missing,
         seed=seed,
         device=device,
         instruments=ConsoleInstruments(console),

@@ -78,12 +78,20 @@ class Plan:
         score: predicted change of the teacher's loss (paper Eq. 3), the sum of the ops' scores.
         costs: predicted total by resource (latency_ms, params, flops, memory_bytes).
         gap: 0 where this plan is proven best of its step, else the proven relative gap.
+        refined_score: the same change by scores around a plan that was measured; None where the plan
+            was selected by those in the teacher.
     """
 
     ops: tuple[OpSpec, ...]
     score: float
     costs: Mapping[str, float] = field(default_factory=dict)
     gap: float = 0.0
+    refined_score: float | None = None
+
+    @property
+    def predicted(self) -> float:
+        """The change of the loss that the plan was selected by."""
+        return self.score if self.refined_score is None else self.refined_score
 
     def changed(self) -> int:
         """How many slots do not keep the teacher's op."""

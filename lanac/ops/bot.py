@@ -12,6 +12,7 @@ from lanac.ops.base import Counts, SlotView
 from lanac.ops.counts import attention_counts, conv_counts, norm_counts, total
 from lanac.ops.grid import MapFamily
 from lanac.ops.layers import aligned
+from lanac.ops.values import WIDTH
 
 HEADS = 4
 
@@ -51,6 +52,7 @@ class BotFamily(MapFamily):
     name = "bot"
     equation = "y = [x +] BN PW( ReLU BN MHSA( z + DW_3(z) ) ), z = ReLU BN PW_e(x)"
     grid = (("e", EXPANSIONS),)
+    option_values = (("e", WIDTH),)
 
     def layers(self, op: OpSpec, view: SlotView) -> list[nn.Module]:
         inner = aligned(view.input_spec.channels * op.number("e"))

@@ -9,6 +9,7 @@ from lanac.ops.base import Counts, SlotView
 from lanac.ops.counts import conv_norm_counts, total
 from lanac.ops.grid import MapFamily
 from lanac.ops.layers import WIDTHS, conv_norm, share
+from lanac.ops.values import KERNEL, WIDTH
 
 
 class CbBottleFamily(MapFamily):
@@ -20,6 +21,7 @@ class CbBottleFamily(MapFamily):
     name = "cb_bottle"
     equation = "y = [x +] BN PW( ReLU BN Conv_k( ReLU BN PW_w(x) ) )"
     grid = (("k", (1, 3, 5, 7)), ("w", WIDTHS))
+    option_values = (("k", KERNEL), ("w", WIDTH))
 
     def layers(self, op: OpSpec, view: SlotView) -> list[nn.Module]:
         before, after = view.input_spec.channels, view.output_spec.channels

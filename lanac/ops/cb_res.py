@@ -9,6 +9,7 @@ from lanac.ops.base import Counts, SlotView
 from lanac.ops.counts import conv_norm_counts
 from lanac.ops.grid import MapFamily
 from lanac.ops.layers import conv_norm
+from lanac.ops.values import KERNEL
 
 
 class CbResFamily(MapFamily):
@@ -17,6 +18,7 @@ class CbResFamily(MapFamily):
     name = "cb_res"
     equation = "y = [x +] BN Conv_k(x)"
     grid = (("k", (1, 3, 5, 7)),)
+    option_values = (("k", KERNEL),)
 
     def layers(self, op: OpSpec, view: SlotView) -> list[nn.Module]:
         before, after = view.input_spec.channels, view.output_spec.channels

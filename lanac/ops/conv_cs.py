@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lanac.errors import PoolError
 from lanac.ir import OpSpec
 from lanac.ops.base import Counts, SlotView
 from lanac.ops.counts import conv_norm_counts, total
 from lanac.ops.grid import MapFamily
 from lanac.ops.layers import conv_norm
+from lanac.ops.values import KERNEL, word
 
 SHUFFLE, SHIFT = "shuffle", "shift"
 _GROUPS = 4  # of the convolutions around a shuffle, at most
@@ -80,6 +80,7 @@ class ConvCsFamily(MapFamily):
     name = "conv_cs"
     equation = "y = [x +] BN Conv_k( P( ReLU BN Conv_k(x) ) ), P: channel shuffle or shift"
     grid = (("k", (1, 3, 5, 7)), ("p", (SHUFFLE, SHIFT)))
+    option_values = (("k", KERNEL), ("p", word(SHUFFLE, SHIFT)))
 
     def layers(self, op: OpSpec, view: SlotView) -> list[nn.Module]:
         before, after = view.input_spec.channels, view.output_spec.channels
@@ -103,8 +104,6 @@ class ConvCsFamily(MapFamily):
 
 def _groups(op: OpSpec, view: SlotView) -> int:
     """Groups of both convolutions: what divides input and output channels, at most four."""
-    if op["p"] not in (SHUFFLE, SHIFT):
-        raise PoolError(f"op {op}: expected p={SHUFFLE} or p={SHIFT}, got p={op['p']}")
     if op["p"] == SHIFT:
         return 1
     return math.gcd(_GROUPS, view.input_spec.channels, view.output_spec.channels)

@@ -9,6 +9,7 @@ from lanac.ops.base import Counts, SlotView
 from lanac.ops.counts import conv_norm_counts, total
 from lanac.ops.grid import MapFamily
 from lanac.ops.layers import SqueezeExcite, conv_norm, share
+from lanac.ops.values import COUNT, KERNEL, RATIO
 
 
 class EfnFamily(MapFamily):
@@ -21,6 +22,7 @@ class EfnFamily(MapFamily):
     name = "efn"
     equation = "y = [x +] BN PW( SE( act BN DW_k( act BN PW_e(x) ) ) )"
     grid = (("e", (1, 3, 6)), ("k", (1, 3, 5)), ("se", (0, 0.04, 0.025)))
+    option_values = (("e", COUNT), ("k", KERNEL), ("se", RATIO))
 
     def layers(self, op: OpSpec, view: SlotView) -> list[nn.Module]:
         before, after = view.input_spec.channels, view.output_spec.channels

@@ -9,6 +9,7 @@ from lanac.ops.base import Counts, SlotView
 from lanac.ops.counts import conv_norm_counts, total
 from lanac.ops.grid import MapFamily
 from lanac.ops.layers import SqueezeExcite, conv_norm, share
+from lanac.ops.values import COUNT, KERNEL, RATIO
 
 
 class Efnv2Family(MapFamily):
@@ -23,6 +24,7 @@ class Efnv2Family(MapFamily):
     name = "efnv2"
     equation = "y = [x +] BN PW( SE( act BN Conv_k,e(x) ) )"
     grid = (("e", (1, 3, 6)), ("k", (1, 3, 5)), ("se", (0, 0.04, 0.025)))
+    option_values = (("e", COUNT), ("k", KERNEL), ("se", RATIO))
 
     def layers(self, op: OpSpec, view: SlotView) -> list[nn.Module]:
         before, after = view.input_spec.channels, view.output_spec.channels

@@ -12,6 +12,7 @@ from torch import nn
 from lanac.ir import OpSpec, OptionValue
 from lanac.ops.base import SlotView
 from lanac.ops.layers import Residual
+from lanac.ops.values import Values
 
 
 class MapFamily(ABC):
@@ -21,11 +22,13 @@ class MapFamily(ABC):
         name: of the family.
         equation: the op in one line.
         grid: every option with its values, in the order in which ops name them.
+        option_values: what each option takes, on the grid and off it.
     """
 
     name: ClassVar[str]
     equation: ClassVar[str]
     grid: ClassVar[tuple[tuple[str, tuple[OptionValue, ...]], ...]]
+    option_values: ClassVar[tuple[tuple[str, Values], ...]]
 
     def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
         """Every combination of the grid, where a convolution maps the slot's input to its output."""

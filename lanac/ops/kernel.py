@@ -11,6 +11,7 @@ from lanac.ir import OpSpec
 from lanac.ops.base import SlotView
 from lanac.ops.least_squares import refit
 from lanac.ops.linear_maps import linear_maps, replace_layer
+from lanac.ops.values import KERNEL
 
 SIZES = (5, 3)
 
@@ -20,6 +21,7 @@ class KernelFamily:
 
     name = "kernel"
     equation = "y = t(x) with depthwise kernels of at most k x k"
+    option_values = (("k", KERNEL),)
 
     def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
         return [OpSpec.of(self.name, k=size) for size in SIZES if any(_larger(view.teacher, size))]

@@ -11,6 +11,7 @@ from lanac.ops.base import Counts, SlotView
 from lanac.ops.counts import conv_counts, norm_counts, total
 from lanac.ops.grid import MapFamily
 from lanac.ops.layers import aligned
+from lanac.ops.values import WIDTH
 
 HEADS = 4
 KEY_DEPTH = 16
@@ -62,6 +63,7 @@ class LambdaFamily(MapFamily):
     name = "lambda"
     equation = "y = [x +] BN PW( ReLU BN LAMBDA_9( ReLU BN PW_e(x) ) )"
     grid = (("e", EXPANSIONS),)
+    option_values = (("e", WIDTH),)
 
     def layers(self, op: OpSpec, view: SlotView) -> list[nn.Module]:
         inner = aligned(view.input_spec.channels * op.number("e"))

@@ -13,6 +13,7 @@ from lanac.ir import OpSpec
 from lanac.ops.base import SlotView
 from lanac.ops.least_squares import Fit, NormalEquations, refit
 from lanac.ops.linear_maps import LinearMap, linear_maps, matrix_of, replace_layer
+from lanac.ops.values import SHARE
 
 SHARES = (0.75, 0.5, 0.25)
 LARGE = 0.1
@@ -41,6 +42,7 @@ class LowRankFamily:
 
     name = "lowrank"
     equation = "y = t(x) with large layers W = A B, at r of their multiplications"
+    option_values = (("r", SHARE),)
 
     def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
         ops: dict[tuple[Factoring, ...], OpSpec] = {}

@@ -9,6 +9,7 @@ from lanac.errors import PoolError, unknown_name
 from lanac.ir import IDENTITY, TEACHER, OpSpec, OptionValue, Program, Slot, parse_op
 from lanac.ops.base import Family, SlotView
 from lanac.ops.families import INSTALLED, Families
+from lanac.ops.values import LimitedFamily
 
 Pool = Mapping[str, tuple[OpSpec, ...]]
 """The ops of each slot by slot name; the teacher's op is always the first."""
@@ -120,7 +121,7 @@ def enumerate_slot(
             failures.append(error)
             continue
         if isinstance(member, OpSpec):
-            grid = (_as_listed(member, grid),) if grid else ()
+            grid = (_as_listed(member, grid, family),) if grid else ()
         ops.update(dict.fromkeys(grid))
     return tuple(ops)
 
@@ -158,10 +159,11 @@ def _has_text(option: str, value: object) -> bool:
     return read == ((option, value),) and isinstance(value, type(read[0][1]))
 
 
-def _as_listed(op: OpSpec, grid: Sequence[OpSpec]) -> OpSpec:
+def _as_listed(op: OpSpec, grid: Sequence[OpSpec], family: Family) -> OpSpec:
     """The op with its options in the order of its family; values off the family's grid are fine.
 
-    What an option takes is seen from the grid: whole numbers, numbers, or words.
+    What an option takes the family says; else it is seen from the grid: whole numbers, numbers, or
+    words.
     """
     given = [name for name, _ in op.options]
     expected = [name for name, _ in grid[0].options]
@@ -180,6 +182,11 @@ def _as_listed(op: OpSpec, grid: Sequence[OpSpec]) -> OpSpec:
         if not isinstance(op[name], wanted[0]):
             raise PoolError(
                 f"op {str(op)!r}: option {name!r} is {op[name]!r}, expected {wanted[1]}, {such}"
+            )
+        values = dict(family.option_values).get(name) if isinstance(family, LimitedFamily) else None
+        if values is not None and not values.hold(op[name]):
+            raise PoolError(
+                f"op {str(op)!r}: option {name!r} is {op[name]!r}, expected {values.text}; {such}"
             )
     return OpSpec(op.family, tuple((name, op[name]) for name in expected))
 

@@ -15,6 +15,7 @@ from lanac.ops.base import Counts, SlotView
 from lanac.ops.counts import conv_counts
 from lanac.ops.folding import Foldable
 from lanac.ops.layers import Residual, conv_norm
+from lanac.ops.values import KERNEL
 
 
 class Branches(Foldable):
@@ -85,6 +86,7 @@ class RepVggFamily:
 
     name = "repvgg"
     equation = "y = BN Conv_k(x) + BN PW(x) [+ BN(x)], folded to y = Conv_k(x)"
+    option_values = (("k", KERNEL),)
 
     def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
         return [] if view.stride is None else [OpSpec.of(self.name, k=3)]

@@ -14,6 +14,7 @@ from lanac.ops.channels import ChannelGroup, Channels
 from lanac.ops.least_squares import refit
 from lanac.ops.narrowing import narrow
 from lanac.ops.reference import Reference
+from lanac.ops.values import SHARE
 
 WIDTHS = (0.75, 0.5, 0.375, 0.25, 0.125)
 
@@ -26,6 +27,7 @@ class SlimFamily:
 
     name = "slim"
     equation = "y = t(x) with only the w most important channels between its layers"
+    option_values = (("w", SHARE),)
 
     def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
         groups = view.channels.groups

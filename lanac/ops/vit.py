@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from itertools import product
 
+import torch
 from torch import Tensor, nn
 
 from lanac.ir import OpSpec
+from lanac.ir.graphs import read_attribute
 from lanac.ops.attention import PositionConv, SelfAttention, patch_size
 from lanac.ops.base import Counts, SlotView
 from lanac.ops.counts import attention_counts, conv_counts, norm_counts, total
 from lanac.ops.layers import Residual, aligned
+from lanac.ops.values import COUNT
 
 MLP_RATIO = 4
 MAX_TOKENS = 2048
@@ -116,6 +120,17 @@ class Permute(nn.Module):
         return x.permute(self.order)
 
 
+class AddTable(nn.Module):
+    """Tokens (B, N, C) plus a trained table (1, N, C) or (N, C)."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(table.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.table
+
+
 class VitFamily:
     """Paper, section 3, `vit`: d in {1, 2} layers, w in {32 ... 1024} wide, h in {4, 8, 16} heads.
 
@@ -123,11 +138,13 @@ class VitFamily:
     them a projection leads from the slot's channels to w and back. On feature maps it takes patches
     where there would be more than 1024 tokens, and a depthwise convolution instead of a table tells
     positions, so that any resolution fits. On tokens there is no position encoding: what enters a
-    slot carries it. Maps with channels last, as in Swin, are turned.
+    slot carries it. Where the teacher's op adds it first, as ViT's first layer does, the op starts with
+    a copy of that table. Maps with channels last, as in Swin, are turned.
     """
 
     name = "vit"
     equation = "y = [x +] Linear( LN( T^d( PATCH_w(x) + DW_3(PATCH_w(x)) ) ) ), T: attention, MLP"
+    option_values = (("d", COUNT), ("w", COUNT), ("h", COUNT))
 
     def enumerate(self, view: SlotView) -> Iterable[OpSpec]:
         fits = view.stride is not None if view.kind == "map" else view.kind is not None
@@ -150,7 +167,11 @@ class VitFamily:
             ]
         if view.kind == "grid":
             layers = [Permute(0, 3, 1, 2), *layers, Permute(0, 2, 3, 1)]
-        return Residual(nn.Sequential(*layers), skip=view.slot.keeps_shape, relu=view.ends_in_relu)
+        op_itself = Residual(
+            nn.Sequential(*layers), skip=view.slot.keeps_shape, relu=view.ends_in_relu
+        )
+        table = _position_table(view)
+        return op_itself if table is None else nn.Sequential(AddTable(table), op_itself)
 
     def count(self, op: OpSpec, view: SlotView) -> Counts:
         depth, width, _ = _options(op)
@@ -171,8 +192,9 @@ class VitFamily:
                 conv_counts(tokens, width, width, 3, groups=width, bias=True),
                 conv_counts(tokens, width, after * patch**2, bias=True),
             ]
-        block = _block_counts(tokens, width)
-        return total(*around, *[block] * depth, norm_counts(width))
+        block, table = _block_counts(tokens, width), _position_table(view)
+        added = Counts(0 if table is None else table.numel(), 0)
+        return total(*around, *[block] * depth, norm_counts(width), added)
 
 
 def _block_counts(tokens: int, width: int) -> Counts:
@@ -196,6 +218,22 @@ def _options(op: OpSpec) -> tuple[int, int, int]:
 def _channels(view: SlotView) -> tuple[int, int]:
     place = 1 if view.kind == "map" else -1
     return view.input_spec.shape[place], view.output_spec.shape[place]
+
+
+def _position_table(view: SlotView) -> Tensor | None:
+    """What the teacher's op adds to the tokens that enter it: a parameter with a row for each."""
+    if view.kind != "tokens":
+        return None
+    entry = next(iter(view.teacher.graph.nodes))
+    for node in entry.users:
+        if node.target not in (operator.add, operator.iadd, torch.add, "add", "add_"):
+            continue
+        for other in node.all_input_nodes:
+            if other.op == "get_attr":
+                table: Tensor = read_attribute(view.teacher, str(other.target))
+                if table.shape[-2:] == view.input_spec.sample_shape:
+                    return table
+    return None
 
 
 def _positions(view: SlotView) -> tuple[int, int]:

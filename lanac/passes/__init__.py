@@ -11,10 +11,13 @@ from lanac.passes.evaluate_plans import EvaluatePlans
 from lanac.passes.finetune_student import FinetuneStudent
 from lanac.passes.measure_costs import MeasureCosts
 from lanac.passes.prune_pool import PrunePool
+from lanac.passes.refine_plans import RefinePlans
 from lanac.passes.score_candidates import ScoreCandidates
+from lanac.passes.search_plans import SearchPlans
 from lanac.passes.select_plans import SelectPlans
 from lanac.passes.time_finalists import TimeFinalists
 from lanac.passes.trace_program import TraceProgram
+from lanac.passes.tune_finalists import TuneFinalists
 
 __all__ = [
     "CheckOps",
@@ -28,9 +31,12 @@ __all__ = [
     "MeasureCosts",
     "Pass",
     "PrunePool",
+    "RefinePlans",
     "ScoreCandidates",
+    "SearchPlans",
     "SelectPlans",
     "TimeFinalists",
     "TraceProgram",
+    "TuneFinalists",
     "run_passes",
 ]

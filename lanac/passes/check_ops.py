@@ -82,14 +82,14 @@ class CheckOps:
         return None
 
     def _check_emission(self, op: OpSpec, module: nn.Module, view: SlotView) -> None:
-        """ONNX is needed in any case: that is what is timed."""
+        """ONNX is needed in any case: other outputs are made of it, and most runtimes read it."""
         here = f"op {op} in slot {view.slot.name!r}"
         inputs = (random_inputs(view.input_spec.with_batch(1), seed=0),)
         try:
             onnxruntime.session(onnxruntime.export_for_timing(module, inputs), threads=1)
         except BackendError as error:
             raise PoolError(
-                f"{here} does not run as ONNX, as which every student is timed: {error}"
+                f"{here} does not run as ONNX, as which every student is written: {error}"
             ) from error
         if not self.as_source:
             return

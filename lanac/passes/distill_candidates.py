@@ -123,16 +123,21 @@ class DistillCandidates:
     ) -> dict[str, dict[str, Any]]:
         """Trains candidates together; returns what was stored of each."""
         data, device = compilation.task.train, compilation.device
+        clock = CheckpointClock(self.checkpoint_s)
         order = list(training_order(data, self.samples, self.batch, compilation.seed))
         capture = SlotCapture(compilation.need("program"), device)
-        candidates = self._candidates(compilation, missing, capture)
+        together = key_of("with what is fitted", sorted(missing))
+        stored = compilation.workspace.get(_TRAINING, together)
+        candidates = self._candidates(compilation, missing, capture, fit=stored is None)
         learning = sum(candidate.optimizer is not None for candidate in candidates)
         what = f"distilling {learning} ops"
         if not learning:
             order, what = order[:1], "measuring ops that have nothing to learn"
-        together = key_of(sorted(missing))
-        start = _restore(compilation, together, candidates)
-        clock = CheckpointClock(self.checkpoint_s)
+        start = _restore(stored, candidates) if stored is not None else 0
+        if stored is None and clock.is_due():  # what took so long to fit is not fitted again
+            began = time.monotonic()
+            _save(compilation, together, candidates, 0)
+            clock.written(began)
         with (
             interrupt_between_steps() as interrupted,
             compilation.instruments.progress(what, len(order), start) as advance,
@@ -156,19 +161,26 @@ class DistillCandidates:
         compilation: Compilation,
         missing: Mapping[str, Place],
         capture: SlotCapture,
+        *,
+        fit: bool,
     ) -> list[Candidate]:
         """Builds the candidates; those that inherit weights are fitted to the calibration samples.
 
-        What is kept of the samples is let go slot by slot.
+        What is kept of the samples is let go slot by slot. Without `fit` they are built for weights
+        that a checkpoint holds.
         """
-        inputs = self._calibrate(compilation, missing, capture)
+        inputs: dict[str, Tensor] = {}
+        if fit:
+            inputs = self._calibrate(compilation, missing, capture)
         by_slot: dict[str, list[tuple[str, Slot, OpSpec]]] = defaultdict(list)
         for key, (slot, op) in missing.items():
             by_slot[slot.name].append((key, slot, op))
         candidates = []
         with compilation.instruments.progress("building ops", len(missing)) as advance:
             for name, places in by_slot.items():
-                view = SlotView.of(compilation.need("program"), places[0][1], inputs.pop(name))
+                view = SlotView.of(
+                    compilation.need("program"), places[0][1], inputs.pop(name, None)
+                )
                 for key, slot, op in places:
                     candidates.append(self._candidate(compilation, view, key, slot, op))
                     advance(1)
@@ -218,7 +230,7 @@ def _save(
 ) -> None:
     tensors: dict[str, Tensor] = {}
     for candidate in candidates:
-        if candidate.failure is None and candidate.optimizer is not None:
+        if candidate.failure is None:
             packed = pack_training(candidate.module, candidate.optimizer)
             tensors |= with_prefix(packed, f"{candidate.key}/")
     value = {
@@ -229,15 +241,12 @@ def _save(
     compilation.workspace.replace_checkpoint(_TRAINING, together, Result(value, tensors))
 
 
-def _restore(compilation: Compilation, together: str, candidates: Sequence[Candidate]) -> int:
+def _restore(stored: Result, candidates: Sequence[Candidate]) -> int:
     """Takes up a checkpoint; returns the step to go on with."""
-    stored = compilation.workspace.get(_TRAINING, together)
-    if stored is None:
-        return 0
     for candidate in candidates:
         candidate.error = stored.value["errors"][candidate.key]
         candidate.failure = stored.value["failures"][candidate.key]
-        if candidate.failure is None and candidate.optimizer is not None:
+        if candidate.failure is None:
             own = without_prefix(stored.tensors, f"{candidate.key}/")
             unpack_training(own, candidate.module, candidate.optimizer)
     return int(stored.value["step"])

@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-import math
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx
 
-from lanac.backends import onnxruntime
-from lanac.backends.base import BACKENDS, Backend
+from lanac.backends.agreement import TOLERANCES, difference
+from lanac.backends.onnx import BACKEND as ONNX
 from lanac.compilation import Compilation, Outputs
 from lanac.errors import BackendError
 from lanac.ir import named_tensors
 from lanac.ops.folding import Foldable, folded
-from lanac.passes.time_finalists import target_inputs
+from lanac.passes.latency_costs import untimed
+from lanac.passes.student_files import StudentFiles, student_folder, teacher_file
+from lanac.passes.time_networks import time_networks
+from lanac.passes.time_parts import timing_runtime
 from lanac.targets import (
+    ENERGY,
     FLOPS,
     LATENCY,
     MEMORY,
     PARAMS,
-    Target,
+    SIZE,
     Timing,
+    count_bytes,
     count_flops,
     count_params,
     peak_activation_bytes,
-    time_interleaved,
 )
+from lanac.targets.predicted import Prediction, calibrate, predict, way_of
 from lanac.training.data import in_order
 from lanac.training.device import on_device
 from lanac.training.finetune import measure
-from lanac.workspace import disk_errors
-
-_TOLERANCE = {"pytorch": 1e-6}
-_OTHER_TOLERANCE = 1e-4
-"""Largest difference, relative to the largest output, by backend, and for all that is not listed.
-
-The emitted source runs the same kernels, so it has to agree almost to the bit; another runtime
-adds in another order."""
 
 
 @dataclass(frozen=True)
@@ -65,68 +59,29 @@ class EmitStudent:
     provides = ("outputs",)
 
     def run(self, compilation: Compilation) -> Compilation:
-        folder = student_folder(compilation)
+        folder, task = student_folder(compilation), compilation.task
         inputs = real_inputs(compilation, self.samples)
         student = fold_student(compilation.need("student").module, inputs)
-        with disk_errors(folder):
-            partial = _fresh(folder.with_name(f".{folder.name}.partial"))
-            files, agreement = {}, {}
+        with StudentFiles(student, inputs, compilation.target, folder) as written:
             for name in self.backends:
-                backend = BACKENDS.get(name)
-                written = backend.emit(student, partial, inputs, compilation.target)
-                agreement[name] = _compare(
-                    backend, written, student, inputs, partial, compilation.target
-                )
-                files[name] = tuple(path.name for path in written)
-            _replace(partial, folder)
-        latencies = self._time(compilation, student, folder, files, inputs)
-        outputs = _outputs(compilation, student, folder, files, agreement, *latencies)
-        return compilation.having(outputs=outputs)
+                written.add(name, classes=task.labelled and task.user_metric is None)
+            written.publish()
+            why, timed = untimed(compilation), None
+            if why is None:
+                timed = self._time(compilation, written)
+            elif ONNX.name in self.backends:
+                teacher_file(compilation, inputs)  # `lanac bench` can time both where the device is
+        outputs = _outputs(compilation, student, folder, written, timed)
+        return compilation.having(outputs=replace(outputs, untimed=why or ""))
 
-    def _time(
-        self,
-        compilation: Compilation,
-        student: fx.GraphModule,
-        folder: Path,
-        files: Mapping[str, Sequence[str]],
-        inputs: tuple[Tensor, ...],
-    ) -> tuple[Timing, Timing]:
-        """Student and teacher as ONNX from the same exporter, interleaved.
-
-        Where no ONNX file was asked for, one is written for the timing alone.
-        """
-        program, target = compilation.need("program"), compilation.target
-        onnx = BACKENDS.get("onnx")
-        scratch = _fresh(folder.with_name(f".{folder.name}.timing"))
-        try:
-            (teacher_file, *_) = onnx.emit(
-                program.teacher, _fresh(scratch / "teacher"), inputs, target
-            )
-            if "onnx" in files:
-                student_file = folder / files["onnx"][0]
-            else:
-                (student_file, *_) = onnx.emit(student, _fresh(scratch / "student"), inputs, target)
-            zeros = target_inputs(program, target.batch)
-            runs = [
-                onnxruntime.timed_run(path, zeros, target.threads)
-                for path in (student_file, teacher_file)
-            ]
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        with (
-            compilation.workspace.lock("measuring", "is measuring latencies", wait=True),
-            compilation.instruments.progress("timing the student", self.rounds) as advance,
-        ):
-            student_time, teacher_time = time_interleaved(
-                runs, threads=target.threads, rounds=self.rounds, progress=lambda _: advance(1)
-            )
+    def _time(self, compilation: Compilation, written: StudentFiles) -> tuple[Timing, Timing]:
+        """Student and teacher in the target's runtime, interleaved: the files that it reads."""
+        reads = timing_runtime(compilation).reads
+        timed = [written.read_as(reads), written.teacher_read_as(reads, compilation)]
+        student_time, teacher_time = time_networks(
+            compilation, timed, self.rounds, "timing the student"
+        )
         return student_time, teacher_time
-
-
-def student_folder(compilation: Compilation) -> Path:
-    """Where a student's files go: one folder per budget and target, such as `0.5x@cpu`."""
-    budget = str(compilation.budget).replace("=", "-")
-    return compilation.out / f"{budget}@{compilation.target.short}"
 
 
 def real_inputs(compilation: Compilation, samples: int) -> tuple[Tensor, ...]:
@@ -148,81 +103,22 @@ def fold_student(student: fx.GraphModule, inputs: tuple[Tensor, ...]) -> fx.Grap
         return student
     result = folded(student)
     pairs = zip(named_tensors(student(*inputs)), named_tensors(result(*inputs)), strict=True)
-    worst = max(_difference(before, after) for (_, before), (_, after) in pairs)
-    if not worst <= _OTHER_TOLERANCE:
+    worst = max(difference(before, after) for (_, before), (_, after) in pairs)
+    if not worst <= TOLERANCES["fp32"]:
         raise BackendError(
             f"folding {', '.join(sorted(classes))} changes the student's outputs: relative "
             f"difference {worst:.2e} on {len(inputs[0])} real inputs, at most "
-            f"{_OTHER_TOLERANCE:.0e} expected. This is a defect of the op's family, please report it"
+            f"{TOLERANCES['fp32']:.0e} expected. This is a defect of the op's family, please report it"
         )
     return result
-
-
-def _fresh(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def _replace(partial: Path, folder: Path) -> None:
-    """Puts the finished folder in the place of an older one."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-@torch.no_grad()
-def _compare(
-    backend: Backend,
-    files: tuple[Path, ...],
-    student: fx.GraphModule,
-    inputs: tuple[Tensor, ...],
-    partial: Path,
-    target: Target,
-) -> float:
-    """Largest difference to the student relative to its largest output, over all outputs."""
-    run = backend.load(files, target)
-    worst = 0.0
-    for count in sorted({1, len(inputs[0])}):  # one sample and many: the batch must be dynamic
-        some = tuple(value[:count] for value in inputs)
-        expected, actual = [tensor for _, tensor in named_tensors(student(*some))], run(*some)
-        differences = [_difference(a, b) for a, b in zip(expected, actual, strict=True)]
-        worst = max(worst, *differences)
-    tolerance = _TOLERANCE.get(backend.name, _OTHER_TOLERANCE)
-    if not worst <= tolerance:
-        kept = partial.with_name("rejected")
-        shutil.rmtree(kept, ignore_errors=True)
-        partial.rename(kept)
-        raise BackendError(
-            f"{files[0].name} does not agree with the student: relative difference {worst:.2e} on "
-            f"{len(inputs[0])} real inputs, at most {tolerance:.0e} expected. "
-            f"The file is kept in {kept} for inspection; this is a defect of lanac, please report it"
-        )
-    return worst
-
-
-def _difference(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference relative to the largest value; infinite where they cannot be compared."""
-    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-        return math.inf
-    if not ours.numel():
-        return 0.0
-    ours, theirs = ours.double(), theirs.double()
-    difference = float((ours - theirs).abs().max()) / max(float(ours.abs().max()), 1e-12)
-    return difference if math.isfinite(difference) else math.inf  # nan is above nothing
 
 
 def _outputs(
     compilation: Compilation,
     student: fx.GraphModule,
     folder: Path,
-    files: Mapping[str, tuple[str, ...]],
-    agreement: Mapping[str, float],
-    latency: Timing,
-    teacher_latency: Timing,
+    written: StudentFiles,
+    timed: tuple[Timing, Timing] | None,
 ) -> Outputs:
     program, task = compilation.need("program"), compilation.task
     device = compilation.device
@@ -232,23 +128,48 @@ def _outputs(
             PARAMS: float(count_params(module)),
             FLOPS: float(count_flops(module, one)),
             MEMORY: float(peak_activation_bytes(module, one)),
+            SIZE: float(count_bytes(module, compilation.target.precision)),
         }
         for module in (student, program.teacher)
     )
-    costs[LATENCY], teacher_costs[LATENCY] = latency.median_ms, teacher_latency.median_ms
+    predictions = None
+    # What was not measured as a whole is what it was selected by.
+    for resource in {LATENCY, ENERGY} & set(compilation.budget.resources):
+        costs[resource] = compilation.need("chosen").plan.costs[resource]
+        teacher_costs[resource] = compilation.need("costs").teacher[resource]
+    if timed is not None:
+        costs[LATENCY], teacher_costs[LATENCY] = (timing.median_ms for timing in timed)
+    elif compilation.costs is not None and compilation.costs.prediction is not None:
+        predicted = compilation.costs.prediction.teacher
+        predictions = _predictions(compilation, student, predicted)
+        costs[LATENCY], teacher_costs[LATENCY] = (item.latency_ms for item in predictions)
     with compilation.instruments.progress("measuring accuracy", 2) as advance:
         teacher, metrics = on_device(program.teacher, device), []
         for module in (on_device(student, device), teacher):
             metrics.append(measure(module, teacher, task, task.val, device))
             advance(1)
+    latency, teacher_latency = timed if timed is not None else (None, None)
     return Outputs(
         folder,
-        files,
-        agreement,
+        written.files,
+        written.verified,
         metrics[0],
         metrics[1],
         latency,
         teacher_latency,
         costs,
         teacher_costs,
+        predictions,
     )
+
+
+def _predictions(
+    compilation: Compilation, student: fx.GraphModule, teacher: Prediction
+) -> tuple[Prediction, Prediction]:
+    """Student and teacher as whole networks; the teacher's has been brought to the anchors."""
+    specs = compilation.need("program").input_specs
+    found = predict(student, specs, compilation.target)
+    if compilation.anchors:
+        errors = way_of(compilation.target).errors
+        found = calibrate(compilation.anchors, errors).apply(found)
+    return found, teacher

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from lanac.compilation import Compilation, Finalist
 from lanac.errors import TrainingError
-from lanac.ir import TEACHER, OpSpec, Plan, Program
+from lanac.ir import TEACHER, OpSpec, Plan
 from lanac.passes.assemble import load_op
 from lanac.passes.score_candidates import evaluation_indices, loss_name
 from lanac.training.batch_norm import current_statistics
 from lanac.training.data import Batch, in_order
-from lanac.training.device import on_device
+from lanac.training.prefixes import PrefixRunner
 from lanac.workspace import Result, key_of
 
 Ops = tuple[OpSpec, ...]
@@ -29,7 +29,8 @@ class EvaluatePlans:
 
     Successive halving: all plans see the first images, the better half of them twice as many, and
     so on, until the best ones have seen `images`. The images of a batch are loaded once for all
-    plans, and what is known of a plan from before is not computed again.
+    plans, what plans have in common at the front runs once per batch, and what is known of a plan
+    from before is not computed again.
 
     Attributes:
         images: how many training images the last ones see (the paper: 6,000).
@@ -100,6 +101,8 @@ def _last_unless_finite(loss: float) -> float:
 class PlanEvaluation:
     """Losses of networks put together from ops, batch by batch; stored as they come.
 
+    On each batch what the networks have in common at the front runs once.
+
     Args:
         compilation: with program and weights.
         batch: images per forward pass.
@@ -112,8 +115,7 @@ class PlanEvaluation:
         self._indices = evaluation_indices(len(data), images, compilation.seed)
         self._ops: dict[tuple[str, OpSpec], nn.Module] = {}
         self._known: dict[tuple[Ops, int, int], float] = {}
-        program: Program = compilation.need("program")
-        self._teacher = on_device(program.split(), compilation.device)
+        self._runner = PrefixRunner(compilation.need("program"), compilation.device)
 
     def batches(self, images: int) -> int:
         """How many forward passes one network takes for that many images."""
@@ -133,16 +135,22 @@ class PlanEvaluation:
         keys = {ops: network_key(self._compilation, ops) for ops in networks}
         parts = self._parts(images)
         for place, part in enumerate(parts):
-            unseen = [ops for ops in networks if (ops, place, len(part)) not in self._known]
-            batch: Batch | None = None
-            for ops in unseen:
+            missing: dict[Ops, str] = {}
+            for ops in keys:
+                if (ops, place, len(part)) in self._known:
+                    continue
                 key = key_of(keys[ops], self._size, place, len(part))
                 stored = self._compilation.workspace.get("plan loss", key)
                 if stored is None:
-                    batch = batch or self._load(part)
-                    stored = Result(self._loss(ops, batch))
-                    self._compilation.workspace.put("plan loss", key, stored)
+                    missing[ops] = key
+                    continue
                 self._known[ops, place, len(part)] = float(stored.value)
+                advance(1)
+            if not missing:
+                continue
+            for ops, loss in self._measured(list(missing), self._load(part)):
+                self._compilation.workspace.put("plan loss", missing[ops], Result(loss))
+                self._known[ops, place, len(part)] = loss
                 advance(1)
         sizes = [len(part) for part in parts]
         means = {}
@@ -158,26 +166,32 @@ class PlanEvaluation:
         batch = next(iter(data.batches([indices], self._compilation.seed)))
         return batch.to(self._compilation.device)
 
-    @torch.no_grad()
-    def _loss(self, ops: Ops, batch: Batch) -> float:
-        task = self._compilation.task
-        reference = None if task.labelled else self._teacher(*batch.inputs)
-        network = self._network(ops)
-        with current_statistics(network):
-            return float(task.loss(network(*batch.inputs), batch, reference))
+    def _measured(self, networks: Sequence[Ops], batch: Batch) -> Iterator[tuple[Ops, float]]:
+        """The loss of each network on a batch, as it comes."""
+        task, runner = self._compilation.task, self._runner
+        modules = [self._modules(ops) for ops in networks]
+        used = {module for network in modules for module in network}
+        with torch.no_grad():
+            reference = None if task.labelled else runner.module(*batch.inputs)
+            with current_statistics(runner.module, *used):
+                for places, outputs in runner.outputs(batch, modules):
+                    loss = float(task.loss(outputs, batch, reference))
+                    yield from ((networks[place], loss) for place in places)
 
-    def _network(self, ops: Ops) -> fx.GraphModule:
-        """The network of these ops; ops are loaded once and shared by all networks."""
+    def _modules(self, ops: Ops) -> tuple[nn.Module, ...]:
+        """The ops of a network as modules; each is loaded once and shared by all networks."""
         compilation = self._compilation
-        program: Program = compilation.need("program")
-        for slot, op in zip(program.slots, ops, strict=True):
+        slots = compilation.need("program").slots
+        modules = []
+        for slot, own, op in zip(slots, self._runner.own, ops, strict=True):
+            if op == TEACHER:
+                modules.append(own)
+                continue
             if (slot.name, op) not in self._ops:
                 module = load_op(compilation, slot, op).to(compilation.device)
                 self._ops[slot.name, op] = module
-        chosen = {
-            slot.name: self._ops[slot.name, op] for slot, op in zip(program.slots, ops, strict=True)
-        }
-        return on_device(program.rewrite(chosen), compilation.device).eval()
+            modules.append(self._ops[slot.name, op])
+        return tuple(modules)
 
 
 def network_key(compilation: Compilation, ops: Ops) -> str:

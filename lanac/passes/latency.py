@@ -3,54 +3,61 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
-from lanac.backends import onnxruntime
-from lanac.backends.base import Run
 from lanac.compilation import Compilation, Dropped
 from lanac.errors import BackendError
-from lanac.ir import IDENTITY, TEACHER, OpSpec, Program, Slot, TensorSpec, signature
+from lanac.ir import IDENTITY, TEACHER, OpSpec, Program, Slot, TensorSpec
 from lanac.passes.op_modules import OpModules
-from lanac.targets import time_interleaved
+from lanac.passes.time_parts import Part, PartTimer
+from lanac.passes.worth_timing import Worth
+from lanac.targets import PARAMS, Effort
 from lanac.targets.additive import AdditiveModel, Sums, fit_additive
-from lanac.workspace import Result, key_of
+from lanac.targets.predicted import PredictedTable
+from lanac.workspace import key_of
 
-_GROUP = 24  # sessions open at once, each group with its own reference: bounds memory
-_GROUP_PARAMS = 50e6  # and so many weights in them, at least one session
+Counts = Mapping[str, Mapping[str, Mapping[OpSpec, float]]]
+"""Counted costs by resource, slot name and op."""
+
 _FLOOR_MS = 1e-4  # an op costs something, even where it measures as free
+_SESSIONS = 3  # of each whole network
 
 
 @dataclass(frozen=True)
-class Part:
-    """Something to be timed.
+class Whole:
+    """A random network whose parts were summed up, and that was measured as a whole.
 
     Attributes:
-        key: of what it is.
-        make: builds it; what a large pool holds together does not fit into memory.
-        specs: of its inputs.
-        params: how many weights it has, about.
+        predicted_ms: the sum.
+        measured_ms: the whole.
     """
 
-    key: str
-    make: Callable[[], nn.Module]
-    specs: tuple[TensorSpec, ...]
-    params: float = 0.0
+    predicted_ms: float
+    measured_ms: float
 
 
 @dataclass(frozen=True)
 class Latencies:
-    """What the measurement gave, in milliseconds.
+    """What ops and the rest of the network take on the target, in milliseconds.
 
     Attributes:
-        costs: by slot name and op; ops that cannot be timed are missing.
+        costs: by slot name and op; ops without a latency are missing.
         constant: what lies outside the slots, and the runtime's own call.
         teacher: the whole teacher.
         error: mean relative error of the sum of parts over whole networks.
-        failed: the ops that cannot be timed.
+        failed: the ops that have no latency because they failed.
+        how: where the figures come from: "measured", "imported", "predicted".
+        elsewhere: on what they were measured, where that is not this machine; else empty.
+        wholes: the networks that `error` is of.
+        passed_over: how many ops were not timed because they cannot be cheaper than what they
+            would replace.
+        prediction: the latencies by kernel class, where they are predicted.
+        energy_mj: energy by slot name and op, where the source has it.
+        energy_constant_mj, energy_teacher_mj: the same outside the slots, and of the teacher.
     """
 
     costs: dict[str, dict[OpSpec, float]]
@@ -58,27 +65,50 @@ class Latencies:
     teacher: float
     error: float
     failed: tuple[Dropped, ...] = ()
+    how: str = "measured"
+    elsewhere: str = ""
+    wholes: tuple[Whole, ...] = ()
+    passed_over: int = 0
+    prediction: PredictedTable | None = None
+    energy_mj: dict[str, dict[OpSpec, float]] | None = None
+    energy_constant_mj: float = 0.0
+    energy_teacher_mj: float = 0.0
+
+
+@dataclass(frozen=True)
+class Thoroughness:
+    """How a cost table is measured.
+
+    Attributes:
+        parts: how long each op is timed.
+        networks: how many whole networks the sum of parts is fitted on.
+        wholes: how long each of them is timed.
+        everything: whether ops that cannot be cheaper than what they would replace are timed too.
+    """
+
+    parts: Effort = field(default_factory=lambda: Effort(least=7, most=31))
+    networks: int = 16
+    wholes: Effort = field(
+        default_factory=lambda: Effort(within=0.015, least=11, most=41, warmups=3)
+    )
+    everything: bool = False
 
 
 def measure_latencies(
-    compilation: Compilation,
-    modules: OpModules,
-    params: Mapping[str, Mapping[OpSpec, float]],
-    rounds: int,
-    networks: int,
+    compilation: Compilation, modules: OpModules, counted: Counts, how: Thoroughness
 ) -> Latencies:
     """Measures every distinct op once, and a few whole networks that the parts have to add up to.
 
     Args:
         compilation: with a program.
         modules: builds the ops.
-        params: the ops to measure by slot name, the teacher's among them, with their weights' number.
-        rounds: how often each is timed.
-        networks: how many whole networks.
+        counted: counted costs of the ops to measure, the teacher's among them.
+        how: how long.
     """
-    measurement = _Measurement(compilation, modules, params)
-    measurement.time_parts(rounds)
-    model = measurement.fit(rounds, networks)
+    with PartTimer(compilation) as timer:
+        measurement = _Measurement(compilation, timer, modules, counted, how)
+        measurement.time_parts()
+        model = measurement.fit()
     return measurement.latencies(model)
 
 
@@ -88,63 +118,112 @@ class _Measurement:
     def __init__(
         self,
         compilation: Compilation,
+        timer: PartTimer,
         modules: OpModules,
-        params: Mapping[str, Mapping[OpSpec, float]],
+        counted: Counts,
+        how: Thoroughness,
     ) -> None:
-        self.compilation, self.modules, self.params = compilation, modules, params
+        self.compilation, self.timer, self.modules = compilation, timer, modules
+        self.counted, self.how = counted, how
         self.program: Program = compilation.need("program")
-        batch = compilation.target.batch
-        self.inputs = tuple(spec.with_batch(batch) for spec in self.program.input_specs)
-        self.whole = _part(compilation, self.program.teacher, self.inputs)
-        self.call = _part(compilation, nn.ReLU(), (TensorSpec((1, 1), torch.float32),))
+        self.call = timer.part(nn.ReLU(), (TensorSpec((1, 1), torch.float32),))
         self.parts = {
-            slot.name: {op: self._op(slot, op) for op in params[slot.name] if op != IDENTITY}
+            slot.name: {
+                op: self._op(slot, op) for op in counted[PARAMS][slot.name] if op != IDENTITY
+            }
             for slot in self.program.slots
         }
-        self._op_keys = {part.key for ops in self.parts.values() for part in ops.values()}
         outside = self.program.outside()
         self.rest: Part | None = None
         if outside is not None:
-            specs = tuple(spec.with_batch(batch) for spec in outside[1])
-            self.rest = _part(compilation, outside[0], specs)
-        self.times: dict[str, float] = {}
-        self.failures: dict[str, str] = {}
+            batch = compilation.target.batch
+            self.rest = timer.part(outside[0], tuple(spec.with_batch(batch) for spec in outside[1]))
+        self.wholes: list[tuple[Sums, Part]] = []
 
-    def time_parts(self, rounds: int) -> None:
-        distinct = {part.key: part for ops in self.parts.values() for part in ops.values()}
-        distinct[self.call.key] = self.call
-        if self.rest is not None:
-            distinct[self.rest.key] = self.rest
-        self._time(list(distinct.values()), rounds, "measuring latencies")
+    def time_parts(self) -> None:
+        """Times the teacher's own ops first, then the others from the smallest to the largest."""
+        self.timer.time(self._own_parts(), "measuring the teacher", self.how.parts)
+        self._check_own()
+        worth = Worth(self.compilation, self.counted, self.parts, self.timer, self._own_ms)
+        if self.how.everything:
+            parts = worth.in_order()
+            self.timer.time(parts, "measuring latencies", self.how.parts)
+        else:
+            worth.measure_peak(self.how.parts)
+            self.timer.time(
+                worth.in_order(),
+                "measuring latencies",
+                self.how.parts,
+                worth=worth.is_worth_timing,
+            )
+
+    def _own_parts(self) -> list[Part]:
+        own = [self.call, *(ops[TEACHER] for ops in self.parts.values())]
+        own += [self.rest] if self.rest is not None else []
+        return list({part.key: part for part in own}.values())
+
+    def _check_own(self) -> None:
+        runtime = self.compilation.target.runtime
+        for part, what in (
+            (self.call, "a single call"),
+            (self.rest, "what lies outside the slots"),
+        ):
+            if part is not None and part.key in self.timer.failures:
+                self.compilation.instruments.warn(
+                    f"{what} is not timed: {self.timer.failures[part.key]}"
+                )
         for name, ops in self.parts.items():
-            if ops[TEACHER].key not in self.times:
+            if ops[TEACHER].key not in self.timer.times:
                 raise BackendError(
-                    f"slot {name!r} cannot be timed: ONNX Runtime does not run what the teacher "
-                    f"computes there. Leave it as it is with --skip {name!r}"
+                    f"slot {name!r} cannot be timed: {runtime} does not run what the teacher "
+                    f"computes there ({self.timer.failures[ops[TEACHER].key]}). Leave it as it is "
+                    f"with --skip {name!r}"
                 )
 
-    def fit(self, rounds: int, networks: int) -> AdditiveModel:
+    def fit(self) -> AdditiveModel:
         """Times whole networks and fits how their parts add up."""
         rng = random.Random(self.compilation.seed)
-        plans = [self._random_plan(rng) for _ in range(networks)]
-        wholes = [self._network(plan) for plan in plans]
-        self._time(wholes, rounds, "measuring whole networks")
         teacher = dict.fromkeys((slot.name for slot in self.program.slots), TEACHER)
-        timed = [(p, w) for p, w in zip(plans, wholes, strict=True) if w.key in self.times]
-        return fit_additive(
-            self._sums(teacher, self.whole), [self._sums(plan, whole) for plan, whole in timed]
+        count = self.how.networks
+        plans = [self._random_plan(rng, 0.8 * place / count) for place in range(count)]
+        own = self._network(teacher)
+        networks = {part.key: (plan, part) for plan in plans for part in [self._network(plan)]}
+        wholes = [part for _, part in networks.values()]
+        self.timer.time(
+            [own, *wholes], "measuring whole networks", self.how.wholes, sessions=_SESSIONS
         )
+        self.timer.warn_if_noisy()
+        if own.key not in self.timer.times:
+            raise BackendError(f"the teacher cannot be timed: {self.timer.failures[own.key]}")
+        self.own = own
+        for whole in wholes:
+            if whole.key in self.timer.failures:
+                self.compilation.instruments.warn(
+                    f"a whole network is not timed: {self.timer.failures[whole.key]}"
+                )
+        timed = [
+            (self._sums(plan, whole), whole)
+            for plan, whole in networks.values()
+            if whole.key in self.timer.times
+        ]
+        self.wholes = timed
+        return fit_additive(self._sums(teacher, own), [sums for sums, _ in timed])
 
     def latencies(self, model: AdditiveModel) -> Latencies:
+        """Every op's share, exact in sum for the teacher."""
         costs: dict[str, dict[OpSpec, float]] = {}
         for slot in self.program.slots:
             own = costs.setdefault(slot.name, {})
-            for op in self.params[slot.name]:
+            for op in self.counted[PARAMS][slot.name]:
                 if op == IDENTITY:
                     own[op] = 0.0
-                elif self.parts[slot.name][op].key in self.times:
-                    own[op] = model.share(self._alone(slot, op), self._border(slot))
-        teacher = self.times[self.whole.key]
+                elif self.parts[slot.name][op].key in self.timer.times:
+                    own[op] = model.share(
+                        self._alone(slot, op),
+                        self._border(slot),
+                        self.counted[PARAMS][slot.name][op],
+                    )
+        teacher = self.timer.times[self.own.key]
         # In a tiny network the runtime's call can measure like the whole: the slots keep a half.
         constant = min(self._call_ms + model.scale * self._rest_ms, teacher / 2)
         # Exact for the teacher, also where a share was held at its least.
@@ -153,32 +232,49 @@ class _Measurement:
         costs = {
             name: {op: factor * cost for op, cost in ops.items()} for name, ops in costs.items()
         }
-        return Latencies(costs, constant, teacher, model.error, self._failed())
+        parts = {part.key for ops in self.parts.values() for part in ops.values()}
+        known = self.timer.times.keys() | self.timer.failures.keys()
+        return Latencies(
+            costs,
+            constant,
+            teacher,
+            model.error,
+            self._failed(),
+            wholes=tuple(
+                Whole(model.predicted(sums) + self._call_ms, sums.whole_ms + self._call_ms)
+                for sums, _ in self.wholes
+            ),
+            passed_over=len(parts - known),
+        )
 
     def _failed(self) -> tuple[Dropped, ...]:
         return tuple(
             Dropped(
-                name, op, f"op {op} of slot {name!r} cannot be timed: {self.failures[part.key]}"
+                name,
+                op,
+                f"op {op} of slot {name!r} cannot be timed: {self.timer.failures[part.key]}",
             )
             for name, ops in self.parts.items()
             for op, part in ops.items()
-            if part.key in self.failures
+            if part.key in self.timer.failures
         )
 
     @property
     def _call_ms(self) -> float:
-        return self.times[self.call.key]
+        return self.timer.times.get(self.call.key, 0.0)
 
     @property
     def _rest_ms(self) -> float:
-        if self.rest is None or self.rest.key not in self.times:
+        if self.rest is None or self.rest.key not in self.timer.times:
             return 0.0
-        return max(self.times[self.rest.key] - self._call_ms, 0.0)
+        return max(self.timer.times[self.rest.key] - self._call_ms, 0.0)
+
+    def _own_ms(self, part: Part) -> float:
+        """What a timed part takes without the runtime's call."""
+        return max(self.timer.times[part.key] - self._call_ms, _FLOOR_MS)
 
     def _alone(self, slot: Slot, op: OpSpec) -> float:
-        if op == IDENTITY:
-            return 0.0
-        return max(self.times[self.parts[slot.name][op].key] - self._call_ms, _FLOOR_MS)
+        return 0.0 if op == IDENTITY else self._own_ms(self.parts[slot.name][op])
 
     def _border(self, slot: Slot) -> float:
         batch = self.compilation.target.batch
@@ -190,26 +286,37 @@ class _Measurement:
         return Sums(
             self._rest_ms + sum(self._alone(slot, plan[slot.name]) for slot in slots),
             sum(self._border(slot) for slot in slots),
-            max(self.times[whole.key] - self._call_ms, _FLOOR_MS),
+            sum(self.counted[PARAMS][slot.name][plan[slot.name]] for slot in slots),
+            len(slots),
+            self._own_ms(whole),
         )
 
-    def _random_plan(self, rng: random.Random) -> dict[str, OpSpec]:
-        """Each slot keeps the teacher's op with a probability that is itself drawn."""
-        keep = rng.random()
+    def _random_plan(self, rng: random.Random, keep: float) -> dict[str, OpSpec]:
+        """Each slot keeps the teacher's op with a probability of `keep`.
+
+        What is slower than the teacher's op is in no plan that is ever selected for its latency.
+        """
         plan = {}
         for slot in self.program.slots:
-            timed = [
+            own = self._alone(slot, TEACHER)
+            faster = [
                 op
-                for op in self.params[slot.name]
-                if op == IDENTITY or self.parts[slot.name][op].key in self.times
+                for op in self.counted[PARAMS][slot.name]
+                if op == IDENTITY
+                or (
+                    self.parts[slot.name][op].key in self.timer.times
+                    and self._alone(slot, op) <= own
+                )
             ]
-            plan[slot.name] = TEACHER if rng.random() < keep else rng.choice(timed)
+            plan[slot.name] = TEACHER if rng.random() < keep else rng.choice(faster)
         return plan
 
     def _op(self, slot: Slot, op: OpSpec) -> Part:
         specs = (slot.input_spec.with_batch(self.compilation.target.batch),)
-        key = _key(self.compilation, self.modules.signature(slot, op), specs)
-        return Part(key, lambda: self.modules.get(slot, op), specs, self.params[slot.name][op])
+        key = self.timer.key(self.modules.signature(slot, op), specs)
+        return Part(
+            key, lambda: self.modules.get(slot, op), specs, self.counted[PARAMS][slot.name][op]
+        )
 
     def _network(self, plan: Mapping[str, OpSpec]) -> Part:
         def make() -> nn.Module:
@@ -220,90 +327,7 @@ class _Measurement:
 
         key = self.compilation.families.key
         ops = [(slot.nodes, key(plan[slot.name])) for slot in self.program.slots]
-        name = key_of("network", self.whole.key, ops, self.compilation.seed)
-        params = sum(self.params[slot][op] for slot, op in plan.items())
-        return Part(name, make, self.inputs, params)
-
-    def _time(self, parts: Sequence[Part], rounds: int, what: str) -> None:
-        """Adds milliseconds by key; what was measured before is taken from the workspace.
-
-        Every group is interleaved with the whole teacher, and its times are brought to the scale
-        of the teacher's first measurement, so that groups of different hours compare.
-        """
-        workspace, threads = self.compilation.workspace, self.compilation.target.threads
-        for part in parts:
-            stored = workspace.get("latency", self._relative(part))
-            if stored is not None:
-                self.times[part.key] = stored.value
-        missing = [part for part in parts if part.key not in self.times]
-        first = workspace.get("latency", self.whole.key)
-        if first is not None:
-            self.times[self.whole.key] = first.value
-        if not missing:
-            return
-        whole_run = self._run(self.whole)
-        groups = list(_groups(missing))
-        with (
-            workspace.lock("measuring", "is measuring latencies", wait=True),
-            self.compilation.instruments.progress(what, len(groups) * rounds) as advance,
-        ):
-            for group in groups:
-                runs, kept = [whole_run], []
-                for part in group:
-                    try:
-                        runs.append(self._run(part))
-                        kept.append(part)
-                    except BackendError as error:
-                        self.failures[part.key] = str(error)
-                        if part.key not in self._op_keys:
-                            self.compilation.instruments.warn(f"not timed: {error}")
-                reference, *times = time_interleaved(
-                    runs, threads=threads, rounds=rounds, progress=lambda _: advance(1)
-                )
-                if self.whole.key not in self.times:
-                    self.times[self.whole.key] = reference.median_ms
-                    workspace.put("latency", self.whole.key, Result(reference.median_ms))
-                for part, timing in zip(kept, times, strict=True):
-                    ratio = timing.median_ms / reference.median_ms
-                    self.times[part.key] = ratio * self.times[self.whole.key]
-                    value = Result(self.times[part.key])
-                    workspace.put("latency", self._relative(part), value)
-
-    def _run(self, part: Part) -> Run:
-        zeros = tuple(torch.zeros(spec.shape, dtype=spec.dtype) for spec in part.specs)
-        model = onnxruntime.export_for_timing(part.make(), zeros)
-        return onnxruntime.timed_run(model, zeros, self.compilation.target.threads)
-
-    def _relative(self, part: Part) -> str:
-        """Times are on the scale of one teacher's measurement."""
-        return key_of(part.key, self.whole.key)
-
-
-def _part(compilation: Compilation, module: nn.Module, specs: tuple[TensorSpec, ...]) -> Part:
-    return Part(_key(compilation, signature(module, specs[0]), specs), lambda: module, specs)
-
-
-def _key(compilation: Compilation, what: str, specs: tuple[TensorSpec, ...]) -> str:
-    """`what` is the signature of a module; its inputs, the target and the runtime count as well."""
-    shapes = [(str(spec), spec.shape) for spec in specs]
-    return key_of(
-        "latency",
-        what,
-        shapes,
-        str(compilation.target),
-        onnxruntime.RUNTIME.version(compilation.target),
-    )
-
-
-def _groups(parts: Sequence[Part]) -> Iterator[list[Part]]:
-    """Parts that are timed together, in order."""
-    group: list[Part] = []
-    params = 0.0
-    for part in parts:
-        params += part.params
-        if group and (len(group) == _GROUP or params > _GROUP_PARAMS):
-            yield group
-            group, params = [], part.params
-        group.append(part)
-    if group:
-        yield group
+        whole = self.timer.whole
+        name = key_of("network", whole.key, ops, self.compilation.seed)
+        params = sum(self.counted[PARAMS][slot][op] for slot, op in plan.items())
+        return replace(whole, key=name, make=make, params=params)

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from lanac.compilation import Compilation, Dropped
-from lanac.errors import LanacError, PoolError
-from lanac.ir import TEACHER, OpSpec, Program, TensorSpec, signature
+from lanac.errors import CostTableError, LanacError, PoolError
+from lanac.ir import TEACHER, OpSpec, Program, Slot, TensorSpec, signature
 from lanac.ops.pool import Pool
-from lanac.passes.latency import measure_latencies
+from lanac.passes.latency import Latencies, Thoroughness
+from lanac.passes.latency_costs import latency_costs
 from lanac.passes.op_modules import OpModules
 from lanac.targets import (
+    COUNTED,
+    ENERGY,
     FLOPS,
     LATENCY,
     MEMORY,
     PARAMS,
+    SIZE,
     CostTable,
+    count_bytes,
     count_flops,
     count_params,
     peak_activation_bytes,
@@ -35,71 +40,99 @@ class MeasureCosts:
     batch, interleaved with the whole teacher (`lanac.passes.latency`).
 
     Attributes:
-        rounds: how often each op is timed; the median counts.
-        networks: how many whole networks the sum of parts is fitted on.
+        how: how latency is measured.
     """
 
-    rounds: int = 15
-    networks: int = 8
+    how: Thoroughness = field(default_factory=Thoroughness)
     name = "measure_costs"
     needs = ("program", "pool")
     provides = ("costs", "pool")
 
     def run(self, compilation: Compilation) -> Compilation:
         program, modules = compilation.need("program"), OpModules(compilation)
-        counted, failed = _count(compilation, program, compilation.need("pool"), modules)
+        counted, failed = count_ops(compilation, program, compilation.need("pool"), modules)
         compilation = compilation.dropping(failed)
         pool = {name: tuple(ops) for name, ops in counted[PARAMS].items()}
         constants, teacher = _count_whole(compilation, program, counted)
         how = dict.fromkeys(counted, "counted")
-        error = 0.0
         costs: dict[str, Mapping[str, Mapping[OpSpec, float]]] = dict(counted)
-        if LATENCY in compilation.resources:
-            latency = measure_latencies(
-                compilation, modules, counted[PARAMS], self.rounds, self.networks
+        if not {LATENCY, ENERGY} & set(compilation.resources):
+            return compilation.having(costs=CostTable(costs, constants, teacher, how), pool=pool)
+        found = latency_costs(compilation, modules, counted, self.how)
+        costs[LATENCY], constants[LATENCY] = found.costs, found.constant
+        teacher[LATENCY], how[LATENCY] = found.teacher, found.how
+        if ENERGY in compilation.resources:
+            costs[ENERGY] = _energy(compilation, found)
+            constants[ENERGY], teacher[ENERGY] = found.energy_constant_mj, found.energy_teacher_mj
+            how[ENERGY] = found.how
+        if found.passed_over:
+            compilation.instruments.say(
+                f"{found.passed_over} ops were not timed: they cannot be cheaper than what "
+                "they would replace"
             )
-            costs[LATENCY], constants[LATENCY] = latency.costs, latency.constant
-            teacher[LATENCY], how[LATENCY] = latency.teacher, "measured"
-            error = latency.error
-            compilation = compilation.dropping(latency.failed)
-            pool = {
-                name: tuple(op for op in ops if op in latency.costs[name])
-                for name, ops in pool.items()
-            }
-        return compilation.having(costs=CostTable(costs, constants, teacher, how, error), pool=pool)
+        pool = {
+            name: tuple(op for op in ops if op in found.costs[name]) for name, ops in pool.items()
+        }
+        table = CostTable(
+            costs, constants, teacher, how, found.error, found.prediction, found.elsewhere
+        )
+        return compilation.dropping(found.failed).having(costs=table, pool=pool)
 
 
-def _count(
+def _energy(compilation: Compilation, found: Latencies) -> dict[str, dict[OpSpec, float]]:
+    """The energy of every op that has a latency."""
+    if found.energy_mj is None:
+        raise CostTableError(
+            "a budget limits energy, which no machine is asked about: give a cost table with that "
+            "column (--costs, docs/cost-tables.md)"
+        )
+    for name, ops in found.costs.items():
+        for op in ops:
+            if op not in found.energy_mj[name]:
+                raise CostTableError(
+                    f"a budget limits energy, and the cost table has none for op {op} in slot {name!r}"
+                )
+    return found.energy_mj
+
+
+def count_ops(
     compilation: Compilation, program: Program, pool: Pool, modules: OpModules
 ) -> tuple[dict[str, dict[str, dict[OpSpec, float]]], list[Dropped]]:
     """Counted costs by resource, slot name and op; and the ops that cannot be built or counted."""
-    counted: dict[str, dict[str, dict[OpSpec, float]]] = {PARAMS: {}, FLOPS: {}, MEMORY: {}}
+    counted: dict[str, dict[str, dict[OpSpec, float]]] = {name: {} for name in COUNTED}
     failed: list[Dropped] = []
-    for slot in program.slots:
-        specs = (slot.input_spec.with_batch(1),)
-        for op in pool[slot.name]:
-            try:
-                module = modules.get(slot, op)
-            except PoolError as error:
-                failed.append(Dropped(slot.name, op, str(error)))
-                continue
-            try:
-                counts = _counts(compilation, module, modules.signature(slot, op), specs)
-            except LanacError:
-                raise
-            # The op's own code runs here, which may raise anything. The teacher's has to be counted.
-            except Exception as error:
-                if op == TEACHER:
-                    raise
-                reason = (
-                    f"op {op} of slot {slot.name!r} cannot be counted: "
-                    f"{type(error).__name__}: {error}"
-                )
-                failed.append(Dropped(slot.name, op, reason))
-                continue
-            for resource, count in counts.items():
-                counted[resource].setdefault(slot.name, {})[op] = count
+    places = [(slot, op) for slot in program.slots for op in pool[slot.name]]
+    with compilation.instruments.progress("counting", len(places)) as advance:
+        for slot, op in places:
+            counts = _count_op(compilation, modules, slot, op)
+            if isinstance(counts, Dropped):
+                failed.append(counts)
+            else:
+                for resource, count in counts.items():
+                    counted[resource].setdefault(slot.name, {})[op] = count
+            advance(1)
     return counted, failed
+
+
+def _count_op(
+    compilation: Compilation, modules: OpModules, slot: Slot, op: OpSpec
+) -> dict[str, float] | Dropped:
+    """What is counted of an op, or why it cannot be."""
+    try:
+        module = modules.get(slot, op)
+    except PoolError as error:
+        return Dropped(slot.name, op, str(error))
+    specs = (slot.input_spec.with_batch(1),)
+    try:
+        return _counts(compilation, module, modules.signature(slot, op), specs)
+    except LanacError:
+        raise
+    # The op's own code runs here, which may raise anything. The teacher's has to be counted.
+    except Exception as error:
+        if op == TEACHER:
+            raise
+        reason = f"op {op} of slot {slot.name!r} cannot be counted: {type(error).__name__}: {error}"
+        return Dropped(slot.name, op, reason)
 
 
 def _counts(
@@ -110,7 +143,8 @@ def _counts(
     `what` is the signature of the module. Counting is quick, but what counts flops takes seconds to
     import: the workspace answers first.
     """
-    key = key_of("counted, attention too", what, [str(spec) for spec in specs])
+    precision = compilation.target.precision
+    key = key_of("counted, with size", what, [str(spec) for spec in specs], precision)
     stored = compilation.workspace.get("counted", key)
     if stored is None:
         inputs = tuple(torch.zeros(spec.shape, dtype=spec.dtype) for spec in specs)
@@ -119,10 +153,11 @@ def _counts(
                 PARAMS: count_params(module),
                 FLOPS: count_flops(module, inputs),
                 MEMORY: peak_activation_bytes(module, inputs),
+                SIZE: count_bytes(module, precision),
             }
         )
         compilation.workspace.put("counted", key, stored)
-    return {resource: float(stored.value[resource]) for resource in (PARAMS, FLOPS, MEMORY)}
+    return {resource: float(stored.value[resource]) for resource in COUNTED}
 
 
 def _count_whole(
@@ -135,6 +170,6 @@ def _count_whole(
     what = signature(program.teacher, specs[0])
     teacher = _counts(compilation, program.teacher, what, specs)
     constants = {**teacher, MEMORY: 0.0}
-    for resource in (PARAMS, FLOPS):
+    for resource in (PARAMS, FLOPS, SIZE):
         constants[resource] -= sum(counted[resource][slot.name][TEACHER] for slot in program.slots)
     return constants, teacher

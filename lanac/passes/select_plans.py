@@ -39,7 +39,7 @@ class SelectPlans:
         problem = selection_problem(compilation, self.plans, self.overlap)
         selection = self._solve(problem, compilation.seed)
         if selection.status is SelectionStatus.INFEASIBLE:
-            raise InfeasibleBudgetError(_infeasible(compilation, problem, selection))
+            raise InfeasibleBudgetError(infeasible(compilation, problem, selection))
         if not selection.plans:
             raise SelectionError(
                 f"no plan was found within {self.time_limit_s:g} s; allow more time or a smaller pool"
@@ -151,7 +151,8 @@ def tightened_limits(compilation: Compilation) -> dict[str, float]:
     }
 
 
-def _infeasible(compilation: Compilation, problem: SelectionProblem, selection: Selection) -> str:
+def infeasible(compilation: Compilation, problem: SelectionProblem, selection: Selection) -> str:
+    """The message for a budget that no plan meets."""
     teacher: Mapping[str, float] = compilation.need("costs").teacher
     parts = [
         f"{TITLES[resource]}: the smallest reachable is {format_cost(resource, smallest)} "
@@ -166,6 +167,8 @@ def _infeasible(compilation: Compilation, problem: SelectionProblem, selection: 
         f"{', '.join(TITLES.get(name, name) for name in selection.binding)}: not reachable together"
     ]
     tightened = " with the margin that measured networks need" * bool(compilation.tightening)
+    if compilation.need("costs").prediction is not None:
+        tightened = " with the margin that the error of predicted latencies needs"
     return (
         f"budget {compilation.budget} cannot be met{tightened}{_restricted(compilation)}. "
         f"{'; '.join(parts)}. Give a larger budget, or a larger pool (--pool)."

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
-from lanac.backends import onnxruntime
 from lanac.compilation import Compilation, Finalist
 from lanac.ir import Program
 from lanac.ops.folding import folded
 from lanac.passes.assemble import assemble_student
-from lanac.targets import LATENCY, Timing, time_interleaved
-
-START = 0.95
-"""Share of a latency budget that plans are selected for: measurements scatter by a few percent."""
+from lanac.passes.guard_budget import SAFE, START, meeting_probabilities
+from lanac.passes.latency_costs import untimed
+from lanac.passes.time_networks import target_specs, time_networks
+from lanac.passes.time_parts import timing_runtime
+from lanac.targets import LATENCY, Timing
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class TimeFinalists:
     """Times the finalists in the target's runtime, interleaved with the teacher.
 
     The best one that meets the budget is chosen. Where none does, `tightening` is lowered and
-    nothing is chosen: the pipeline then selects again.
+    nothing is chosen: the pipeline then selects again. A finalist that was timed already (before
+    others were found by refining) is not timed again.
 
     Attributes:
         rounds: visits per network.
@@ -41,12 +44,21 @@ class TimeFinalists:
     def run(self, compilation: Compilation) -> Compilation:
         finalists: Sequence[Finalist] = compilation.need("finalists")
         if LATENCY not in compilation.budget.resources:
-            done = tuple(replace(item, costs=item.plan.costs) for item in finalists)
+            done = tuple(replace(item, costs=item.plan.costs, fits=True) for item in finalists)
             return compilation.having(finalists=done, chosen=done[0])
-        timed = self._time(compilation, finalists)
+        reason = untimed(compilation)
+        if reason is not None:
+            compilation.instruments.say(f"the finalists are not timed: {reason}")
+            return self._without_timing(compilation, finalists)
         limit = compilation.budget.absolute(compilation.need("costs").teacher)[LATENCY]
         teacher = compilation.need("costs").teacher[LATENCY]
-        fitting = [item for item in timed if item.costs[LATENCY] <= limit * (1 - self.margin)]
+        new_ones = [item for item in finalists if item.latency is None]
+        new = {item.plan.ops: item for item in self.time(compilation, new_ones)} if new_ones else {}
+        timed = tuple(
+            replace(item, fits=item.costs[LATENCY] <= limit * (1 - self.margin))
+            for item in (new.get(item.plan.ops, item) for item in finalists)
+        )
+        fitting = [item for item in timed if item.fits]
         if fitting:
             return compilation.having(
                 finalists=timed, chosen=min(fitting, key=lambda item: item.loss)
@@ -65,25 +77,41 @@ class TimeFinalists:
         tightening = {**compilation.tightening, LATENCY: min(corrected, 0.98 * before)}
         return compilation.having(finalists=timed, tightening=tightening)
 
-    def _time(
+    def _without_timing(
         self, compilation: Compilation, finalists: Sequence[Finalist]
-    ) -> tuple[Finalist, ...]:
+    ) -> Compilation:
+        """What is known of latency is the cost table.
+
+        All plans were selected below the tightened budget. Of those with predicted latencies the ones
+        that most likely meet it go on.
+        """
+        found = [replace(item, costs=item.plan.costs, fits=True) for item in finalists]
+        if compilation.need("costs").prediction is not None:
+            plans = [item.plan for item in finalists]
+            chances = meeting_probabilities(compilation, plans)
+            least = min(SAFE, max(chances))
+            found = [
+                replace(item, probability=chance, fits=chance >= least)
+                for item, chance in zip(found, chances, strict=True)
+            ]
+        best = min((item for item in found if item.fits), key=lambda item: item.loss)
+        return compilation.having(finalists=tuple(found), chosen=best)
+
+    def time(self, compilation: Compilation, finalists: Sequence[Finalist]) -> tuple[Finalist, ...]:
+        """The finalists with their latencies, all measured in one interleaved run."""
         program, target = compilation.need("program"), compilation.target
         inputs = target_inputs(program, target.batch)
         networks = [program.teacher]
         networks += [folded(assemble_student(compilation, item.plan.ops)) for item in finalists]
-        runs = [
-            onnxruntime.timed_run(
-                onnxruntime.export_for_timing(network, inputs), inputs, target.threads
-            )
-            for network in networks
-        ]
-        with (
-            compilation.workspace.lock("measuring", "is measuring latencies", wait=True),
-            compilation.instruments.progress("timing the finalists", self.rounds) as advance,
-        ):
-            teacher, *students = time_interleaved(
-                runs, threads=target.threads, rounds=self.rounds, progress=lambda _: advance(1)
+        runtime = timing_runtime(compilation)
+        with tempfile.TemporaryDirectory(prefix="lanac-") as scratch:
+            files = []
+            for place, network in enumerate(networks):
+                folder = Path(scratch) / str(place)
+                folder.mkdir()
+                files.append(runtime.write(network.eval(), inputs, folder, target))
+            teacher, *students = time_networks(
+                compilation, files, self.rounds, "timing the finalists"
             )
         reference = compilation.need("costs").teacher[LATENCY]
         return tuple(
@@ -103,7 +131,5 @@ def _relative(timing: Timing, teacher: Timing) -> float:
 
 
 def target_inputs(program: Program, batch: int) -> tuple[torch.Tensor, ...]:
-    """Inputs of the network at the target's batch."""
-    return tuple(
-        torch.zeros(spec.with_batch(batch).shape, dtype=spec.dtype) for spec in program.input_specs
-    )
+    """Inputs of the network at the target's batch: zeros."""
+    return tuple(torch.zeros(spec.shape, dtype=spec.dtype) for spec in target_specs(program, batch))

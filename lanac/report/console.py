@@ -22,6 +22,7 @@ from lanac.compilation import Compilation
 from lanac.compiler import Result
 from lanac.instruments import Advance, Instruments
 from lanac.ir import TEACHER
+from lanac.report.latency import is_unmeasured, latency_notes
 from lanac.report.summary import replacements, result_rows, verdict
 
 
@@ -109,10 +110,17 @@ def _show_student(console: Console, compilation: Compilation) -> None:
     if compilation.dropped:
         console.print(f"dropped {len(compilation.dropped)} ops that failed: see summary.md")
     met, sentence = verdict(compilation)
-    console.print(f"[{'green' if met else 'red'}]{escape(sentence)}[/]", highlight=False)
-    files = [name for names in outputs.files.values() for name in names]
+    colour = "red" if not met else "yellow" if is_unmeasured(compilation) else "green"
+    console.print(f"[{colour}]{escape(sentence)}[/]", highlight=False)
+    if is_unmeasured(compilation):
+        for note in latency_notes(compilation):
+            console.print(f"[yellow]{escape(note)}[/]", highlight=False)
+    files = dict.fromkeys(name for names in outputs.files.values() for name in names)
     console.print(
         f"files in {outputs.folder}: {', '.join([*files, 'plan.json', 'summary.md'])}",
         highlight=False,
         soft_wrap=True,
     )
+    for found in outputs.verified.values():
+        for note in found.notes:
+            console.print(f"[dim]{escape(note)}[/]", highlight=False, soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-INK, SOFT = "#1e293b", "#64748b"
+INK, SOFT, GRID = "#1e293b", "#64748b", "#e2e8f0"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
@@ -29,4 +29,12 @@ def text_at(
     return (
         f'<text x="{x:.4g}" y="{y:.6g}" font-size="{size:g}" fill="{colour}" font-weight="{weight}" '
         f'text-anchor="{anchor}">{escape(text)}</text>'
+    )
+
+
+def rule(x: float, y: float, to_x: float, to_y: float, colour: str = GRID) -> str:
+    """A thin straight line."""
+    return (
+        f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{to_x:.1f}" y2="{to_y:.1f}" stroke="{colour}" '
+        'stroke-width="1"/>'
     )

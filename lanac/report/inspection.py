@@ -16,7 +16,7 @@ from lanac.ir import LeftOut, TensorSpec
 from lanac.report.console import ConsoleInstruments
 from lanac.report.describe import dimensions, kind_of, layers_of
 from lanac.report.figures import NetworkFigures, figures_of
-from lanac.targets import FLOPS, LATENCY, PARAMS, RESOURCES, format_cost
+from lanac.targets import COUNTED, FLOPS, LATENCY, PARAMS, Target, format_cost
 from lanac.version import __version__
 
 SCHEMA = 1
@@ -114,11 +114,23 @@ def explanations(inspection: Inspection, figures: NetworkFigures) -> list[str]:
     if figures.measured:
         clock = "CPU time" if inspection.target.threads == 1 else "wall time"
         lines.append(
-            f"latency is measured on this machine in ONNX Runtime ({inspection.target}, {clock}): each "
-            "slot alone, scaled so that they add up to the whole; over networks with slots skipped "
-            f"the sum is off by {100 * inspection.costs.error:.1f} % on average"
+            f"latency is measured on this machine in {_runtime_title(inspection.target)} "
+            f"({inspection.target}, {clock}): each slot alone, "
+            "scaled so that they add up to the whole; over networks with slots skipped the sum "
+            f"is off by {100 * inspection.costs.error:.1f} % on average"
         )
     return lines
+
+
+def _runtime_title(target: Target) -> str:
+    """What people call the runtime."""
+    titles = {
+        "onnxruntime": "ONNX Runtime",
+        "openvino": "OpenVINO",
+        "pytorch": "PyTorch",
+        "inductor": "PyTorch with torch.compile",
+    }
+    return titles.get(target.runtime, target.runtime)
 
 
 def record(inspection: Inspection, svg: Path | None = None) -> str:
@@ -149,7 +161,7 @@ def record(inspection: Inspection, svg: Path | None = None) -> str:
             "latency_share": figures.outside_share if measured else None,
         },
         "whole": _costs(figures.total),
-        "how": {resource: inspection.costs.how.get(resource) for resource in RESOURCES},
+        "how": {resource: inspection.costs.how.get(resource) for resource in (LATENCY, *COUNTED)},
         "latency_error": inspection.costs.error if measured else None,
         "left_out": [
             {"nodes": list(part.nodes), "reason": part.reason} for part in program.left_out
@@ -162,7 +174,7 @@ def record(inspection: Inspection, svg: Path | None = None) -> str:
 
 def _costs(costs: Mapping[str, float]) -> dict[str, float | int | None]:
     """By resource; what is counted is a whole number, latency None where it was not measured."""
-    counted = {name: int(costs[name]) for name in RESOURCES if name != LATENCY}
+    counted = {name: int(costs[name]) for name in COUNTED}
     return {LATENCY: costs.get(LATENCY), **counted}
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from lanac.fronts import Front, FrontPoint
 from lanac.ir import TEACHER, Plan
-from lanac.report.drawing import INK, SOFT, opening, paper, text_at
+from lanac.report.drawing import INK, SOFT, opening, paper, rule, text_at
 from lanac.targets import TITLES, format_cost
 from lanac.version import __version__
 
@@ -18,7 +18,7 @@ SCHEMA = 1
 """Version of the JSON; it grows when a key changes its meaning or goes away."""
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 760, 420, 86, 60, 24, 56
-_GRID, _LINE = "#e2e8f0", "#3b6fb6"
+_LINE = "#3b6fb6"
 
 
 def show_front(console: Console, front: Front) -> None:
@@ -108,11 +108,11 @@ def draw_front(front: Front) -> str:
     ]
     for value in _ticks(left, right):
         x, _ = place(value, low)
-        parts.append(_rule(x, _TOP, x, _HEIGHT - _BOTTOM))
+        parts.append(rule(x, _TOP, x, _HEIGHT - _BOTTOM))
         parts.append(text_at(x, _HEIGHT - _BOTTOM + 18, f"{value:g}x", 12, SOFT, anchor="middle"))
     for value in _ticks(low, high):
         _, y = place(left, value)
-        parts.append(_rule(_LEFT, y, _WIDTH - _RIGHT, y))
+        parts.append(rule(_LEFT, y, _WIDTH - _RIGHT, y))
         parts.append(text_at(_LEFT - 8, y + 4, f"{value:g}", 12, SOFT, anchor="end"))
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
     parts.append(f'<polyline points="{line}" fill="none" stroke="{_LINE}" stroke-width="2"/>')
@@ -131,10 +131,3 @@ def _ticks(low: float, high: float) -> list[float]:
     step = next(f * power for f in (0.2, 0.5, 1.0, 2.0) if (high - low) / (f * power) <= 6)
     first, last = math.ceil(low / step), math.floor(high / step)
     return [round(place * step, 12) for place in range(first, last + 1)]
-
-
-def _rule(x: float, y: float, to_x: float, to_y: float) -> str:
-    return (
-        f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{to_x:.1f}" y2="{to_y:.1f}" stroke="{_GRID}" '
-        'stroke-width="1"/>'
-    )

@@ -7,21 +7,29 @@ from collections.abc import Iterable
 from typing import Any
 
 from lanac.compilation import Compilation, Finalist, Outputs
-from lanac.ir import TEACHER, Slot
+from lanac.ir import TEACHER, Plan, Slot
 from lanac.passes.select_plans import summed_constants, summed_limits
+from lanac.passes.student_files import TEACHER_NAME
+from lanac.report.latency import (
+    how_known,
+    latency_notes,
+    latency_record,
+    latency_row,
+    timing_record,
+)
 from lanac.targets import (
-    FLOPS,
+    COUNTED,
+    ENERGY,
     LATENCY,
     MEMORY,
-    PARAMS,
     RESOURCES,
+    SIZE,
     TITLES,
     CostTable,
-    Timing,
     format_cost,
 )
 from lanac.version import __version__
-from lanac.workspace import disk_errors, write_atomically
+from lanac.workspace import checksum, disk_errors, write_atomically
 
 SCHEMA = 2
 """Version of plan.json; it grows when a key changes its meaning, goes away, or is needed newly."""
@@ -41,7 +49,7 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
     chosen, outputs = compilation.need("chosen"), compilation.need("outputs")
     slots: tuple[Slot, ...] = compilation.need("program").slots
     costs, scores = compilation.need("costs"), compilation.need("scores")
-    student = compilation.need("student")
+    student, finalists = compilation.need("student"), compilation.need("finalists")
     return {
         "schema": SCHEMA,
         "lanac": __version__,
@@ -74,11 +82,15 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
             for slot, op in zip(slots, chosen.plan.ops, strict=True)
         ],
         "cost_sources": dict(costs.how),
+        "measured_elsewhere": costs.elsewhere or None,
+        "error_of_sums": costs.error if LATENCY in costs.costs else None,
         "limits": summed_limits(compilation),
         "constants": summed_constants(costs),
         "fixed": {name: str(op) for name, op in compilation.restrictions.fixed.items()},
         "max_changed": compilation.restrictions.max_changed,
-        "predicted": {"score": chosen.plan.score, "costs": dict(chosen.plan.costs)},
+        "finalists": [_finalist(item, item.plan.ops == chosen.plan.ops) for item in finalists],
+        "refined": [dict(vars(item)) for item in compilation.refined],
+        "predicted": _predicted(chosen.plan),
         "proven_gap": chosen.plan.gap,
         "before_finetuning": {
             "loss": chosen.loss,
@@ -92,14 +104,14 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
             "teacher": outputs.teacher_metric,
             "samples": len(compilation.task.val),
         },
-        "measured": {
-            "latency": _timing(outputs.latency),
-            "teacher_latency": _timing(outputs.teacher_latency),
-            "costs": dict(outputs.costs),
-            "teacher_costs": dict(outputs.teacher_costs),
-        },
+        "latency": latency_record(compilation),
+        "costs": dict(outputs.costs),
+        "teacher_costs": dict(outputs.teacher_costs),
         "files": {name: list(files) for name, files in outputs.files.items()},
-        "agreement": dict(outputs.agreement),
+        "agreement": outputs.agreement,
+        "verified": {name: dict(vars(found)) for name, found in outputs.verified.items()},
+        "checksums": _checksums(outputs),
+        "teacher_file": f"../{TEACHER_NAME}",
         "own_ops": {name: own.where for name, own in compilation.families.own.items()},
         "dropped": [
             {"slot": item.slot, "op": str(item.op), "reason": item.reason}
@@ -108,8 +120,40 @@ def plan_record(compilation: Compilation) -> dict[str, Any]:
     }
 
 
-def _timing(timing: Timing) -> dict[str, float]:
-    return dict(vars(timing))
+def _checksums(outputs: Outputs) -> dict[str, str]:
+    """SHA-256 of every file, the teacher's included: what is read again later is known again."""
+    names = [name for files in outputs.files.values() for name in files]
+    paths = {name: outputs.folder / name for name in names}
+    # Large weights lie beside the model.
+    paths |= {f"../{path.name}": path for path in outputs.folder.parent.glob(f"{TEACHER_NAME}*")}
+    return {name: checksum(path) for name, path in paths.items()}
+
+
+def _finalist(item: Finalist, chosen: bool) -> dict[str, Any]:
+    return {
+        "chosen": chosen,
+        "ops": [str(op) for op in item.plan.ops],
+        "predicted": _predicted(item.plan),
+        "loss": item.loss,
+        "teacher_loss": item.teacher_loss,
+        "images": item.images,
+        "measured": dict(item.costs) if item.latency is not None else None,
+        "latency": timing_record(item.latency),
+        "teacher_latency": timing_record(item.teacher_latency),
+        "error": item.error if item.latency is not None else None,
+        "meets_budget": item.fits,
+        "budget_probability": item.probability,
+        "trial": dict(vars(item.trial)) if item.trial is not None else None,
+    }
+
+
+def _predicted(plan: Plan) -> dict[str, Any]:
+    """`refined_score` is by scores around another plan, `score` by those in the teacher."""
+    return {
+        "score": plan.score,
+        "refined_score": plan.refined_score,
+        "costs": dict(plan.costs),
+    }
 
 
 def result_rows(compilation: Compilation) -> list[tuple[str, str, str, str]]:
@@ -118,9 +162,12 @@ def result_rows(compilation: Compilation) -> list[tuple[str, str, str, str]]:
     task = compilation.task
     percent = " %" if task.user_metric is None else ""
     rows = []
-    times = str(outputs.teacher_latency), str(outputs.latency)
-    ratio = f"{outputs.latency.median_ms / outputs.teacher_latency.median_ms:.3f}x"
-    rows.append(("latency (measured)", *times, ratio))
+    latency = latency_row(compilation)
+    if latency is not None:
+        rows.append(latency)
+    if ENERGY in outputs.costs:
+        how = f"sum of parts, {compilation.need('costs').how[ENERGY]}"
+        rows.append(_cost_row(outputs, ENERGY, TITLES[ENERGY], how))
     rows.append(
         (
             f"{task.metric_name} ({len(task.val):,} samples)",
@@ -129,17 +176,22 @@ def result_rows(compilation: Compilation) -> list[tuple[str, str, str, str]]:
             f"{outputs.metric - outputs.teacher_metric:+.2f}",
         )
     )
-    for resource in (PARAMS, FLOPS, MEMORY):
-        before, after = outputs.teacher_costs[resource], outputs.costs[resource]
-        ratio = f"{after / before:.3f}x" if before else "-"
-        texts = format_cost(resource, before), format_cost(resource, after)
-        title = "peak activations" if resource == MEMORY else TITLES[resource]
-        rows.append((f"{title} (counted)", *texts, ratio))
+    titles = {MEMORY: "peak activations", SIZE: f"weights in {compilation.target.precision}"}
+    rows += [
+        _cost_row(outputs, resource, titles.get(resource, TITLES[resource]), "counted")
+        for resource in COUNTED
+    ]
     return rows
 
 
+def _cost_row(outputs: Outputs, resource: str, title: str, how: str) -> tuple[str, str, str, str]:
+    before, after = outputs.teacher_costs[resource], outputs.costs[resource]
+    ratio = f"{after / before:.3f}x" if before else "-"
+    return f"{title} ({how})", format_cost(resource, before), format_cost(resource, after), ratio
+
+
 def verdict(compilation: Compilation) -> tuple[bool, str]:
-    """Whether the emitted student meets its budget as measured, and a sentence that says so."""
+    """Whether the emitted student meets its budget, and a sentence that says so, and how it is known."""
     outputs: Outputs = compilation.need("outputs")
     missed = []
     for limit in compilation.budget.limits:
@@ -148,8 +200,8 @@ def verdict(compilation: Compilation) -> tuple[bool, str]:
         if student > allowed:
             missed.append(f"{limit.text} (got {student / own:.3f}x)")
     if missed:
-        return False, f"the budget is missed: {', '.join(missed)}"
-    return True, f"the budget {compilation.budget} is met"
+        return False, f"the budget is missed: {', '.join(missed)}{how_known(compilation)}"
+    return True, f"the budget {compilation.budget} is met{how_known(compilation)}"
 
 
 def replacements(compilation: Compilation) -> list[tuple[str, str, str]]:
@@ -173,9 +225,7 @@ def summary(compilation: Compilation) -> str:
         "",
         *_table(("", "teacher", "student", ""), result_rows(compilation)),
         "",
-        "Latencies are medians (with quartiles) of teacher and student as emitted in ONNX, "
-        f"interleaved in one run on {compilation.target}; with one thread they are CPU time.",
-        "",
+        *(line for note in latency_notes(compilation) for line in (note, "")),
         "## What was replaced",
         "",
         *_table(("slot", "shapes", "op"), replacements(compilation)),
@@ -183,26 +233,36 @@ def summary(compilation: Compilation) -> str:
         "## From prediction to measurement",
         "",
         *_table(
-            ("finalist", "loss (teacher)", "predicted cost", "measured before finetuning"),
+            (
+                "finalist",
+                "loss (teacher)",
+                "change of the loss: predicted, measured",
+                "held-out loss: before, after a trial",
+                "predicted cost",
+                "measured before finetuning",
+                "off by",
+            ),
             _finalist_rows(compilation, costs.teacher.get(LATENCY)),
         ),
         "",
+        *_how_chosen(compilation),
         *_own_and_dropped(compilation),
         *_error_of_sums(costs),
         f"Kept: epoch {student.best_epoch} of {len(student.epochs) - 1}, "
         f"{compilation.task.metric_name} {student.metric:.2f} on "
         f"{len(compilation.task.held_out):,} held-out training samples. "
-        f"Predicted change of the loss: {chosen.plan.score:+.4f}.",
+        f"Predicted change of the loss: {chosen.plan.predicted:+.4f}.",
         "",
         "## Files",
         "",
         *(
-            f"- {', '.join(f'`{file}`' for file in files)} ({name}): agrees with the student on real "
-            f"inputs within {outputs.agreement[name]:.1e}"
+            f"- {', '.join(f'`{file}`' for file in files)} ({name}): agrees with the student on "
+            f"{outputs.verified[name].samples} real inputs {outputs.verified[name]}"
             for name, files in outputs.files.items()
         ),
         "- `plan.json`: every figure of this page, for programs",
         "",
+        *(f"{note}.\n" for found in outputs.verified.values() for note in found.notes),
     ]
     return "\n".join(lines)
 
@@ -220,19 +280,18 @@ def _own_and_dropped(compilation: Compilation) -> list[str]:
 
 
 def _error_of_sums(costs: CostTable) -> list[str]:
-    if LATENCY not in costs.costs:
+    if costs.how.get(LATENCY) not in ("measured", "imported"):
         return []
+    where = f" on {costs.elsewhere} (imported)" * bool(costs.elsewhere)
     return [
-        "Predicted latencies are sums of separately measured ops; over whole networks measured beside "
-        f"them they are off by {100 * costs.error:.1f} % on average.",
+        f"Predicted latencies are sums of ops measured one by one{where}; over whole networks measured "
+        f"beside them they are off by {100 * costs.error:.1f} % on average.",
         "",
     ]
 
 
-def _finalist_rows(
-    compilation: Compilation, teacher_ms: float | None
-) -> list[tuple[str, str, str, str]]:
-    rows = []
+def _finalist_rows(compilation: Compilation, teacher_ms: float | None) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
     finalists: tuple[Finalist, ...] = compilation.need("finalists")
     for place, item in enumerate(finalists, 1):
         mark = " (chosen)" if item.plan.ops == compilation.need("chosen").plan.ops else ""
@@ -241,13 +300,46 @@ def _finalist_rows(
             for name in RESOURCES
             if name in item.plan.costs
         )
-        measured = "-"
+        measured = off = "-"
         if item.latency is not None and teacher_ms:
             measured = f"{item.latency} = {item.costs[LATENCY] / teacher_ms:.3f}x"
+            off = f"{100 * item.error:+.1f} %"
+        trial = item.trial
         rows.append(
-            (f"{place}{mark}", f"{item.loss:.4f} ({item.teacher_loss:.4f})", predicted, measured)
+            (
+                f"{place}{mark}",
+                f"{item.loss:.4f} ({item.teacher_loss:.4f})",
+                f"{item.plan.predicted:+.4f}, {item.loss - item.teacher_loss:+.4f}",
+                f"{trial.before:.4f}, {trial.after:.4f}" if trial is not None else "-",
+                predicted,
+                measured,
+                off,
+            )
         )
     return rows
+
+
+def _how_chosen(compilation: Compilation) -> list[str]:
+    """How the finalists came about, and by what one of them was chosen."""
+    lines = []
+    for place, item in enumerate(compilation.refined, 1):
+        found = (
+            f"the loss went from {item.before:.4f} to {item.after:.4f}"
+            if item.after < item.before
+            else "none has a lower loss"
+        )
+        lines.append(
+            f"Refinement, round {place}: {item.networks} changes of the best plan were measured, and "
+            f"{item.plans} plans that follow from them; {found}."
+        )
+    trial = compilation.need("chosen").trial
+    if trial is not None:
+        lines.append(
+            f"A trial is a finetuning of {trial.steps} steps; of the finalists that meet the budget "
+            f"the one with the lowest loss afterwards, on {trial.samples:,} held-out training "
+            "samples, was chosen."
+        )
+    return [part for line in lines for part in (line, "")]
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:

@@ -1,5 +1,6 @@
 """The selection problem as plain data, and SCIP behind it."""
 
+from lanac.solver.local import around, changed, interaction, promising, without
 from lanac.solver.pareto import ParetoPoint, pareto
 from lanac.solver.problem import (
     CHANGED,
@@ -18,7 +19,12 @@ __all__ = [
     "Selection",
     "SelectionProblem",
     "SelectionStatus",
+    "around",
+    "changed",
+    "interaction",
     "pareto",
+    "promising",
     "solve",
     "verify_plan",
+    "without",
 ]

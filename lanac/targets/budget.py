@@ -7,9 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lanac.errors import BudgetError, unknown_name
-from lanac.targets.costs import FLOPS, LATENCY, MEMORY, PARAMS
+from lanac.targets.costs import ENERGY, FLOPS, LATENCY, MEMORY, PARAMS, SIZE
 
-_NAMES = {"latency": LATENCY, "params": PARAMS, "flops": FLOPS, "memory": MEMORY}
+_NAMES = {
+    "latency": LATENCY,
+    "params": PARAMS,
+    "flops": FLOPS,
+    "memory": MEMORY,
+    "size": SIZE,
+    "energy": ENERGY,
+}
 TITLES = {resource: name for name, resource in _NAMES.items()}
 """Resources as users call them."""
 
@@ -18,6 +25,8 @@ _UNITS = {
     PARAMS: {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9},
     FLOPS: {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9},
     MEMORY: {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9},
+    SIZE: {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9},
+    ENERGY: {"mj": 1.0, "uj": 1e-3, "j": 1e3},
 }
 _LIMIT = re.compile(r"(?:(?P<name>[a-z_]+)=)?(?P<number>\d+(?:\.\d*)?|\.\d+)(?P<unit>[a-z]*)")
 _FORMS = "expected a form such as 0.5x, 12ms, params=5M, flops=0.6x or 0.5x+params=5M"
@@ -123,6 +132,8 @@ def format_cost(resource: str, value: float) -> str:
     """A cost with its unit: `1.23 ms`, `5.30 M params`."""
     if resource == LATENCY:
         return f"{value:.3f} ms"
+    if resource == ENERGY:
+        return f"{value:.3f} mJ"
     for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:.2f} {letter}{_suffix(resource)}"
@@ -130,4 +141,4 @@ def format_cost(resource: str, value: float) -> str:
 
 
 def _suffix(resource: str) -> str:
-    return {PARAMS: " params", FLOPS: "FLOP", MEMORY: "B"}[resource]
+    return {PARAMS: " params", FLOPS: "FLOP", MEMORY: "B", SIZE: "B"}[resource]

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lanac.ir import TEACHER, OpSpec, Slot
 
+if TYPE_CHECKING:
+    from lanac.targets.predicted.table import PredictedTable
+
 LATENCY, PARAMS, FLOPS, MEMORY = "latency_ms", "params", "flops", "memory_bytes"
-RESOURCES = (LATENCY, PARAMS, FLOPS, MEMORY)
+SIZE, ENERGY = "size_bytes", "energy_mj"
+COUNTED = (PARAMS, FLOPS, MEMORY, SIZE)
+"""Resources that are counted; the others are measured, imported or predicted."""
+
+RESOURCES = (LATENCY, *COUNTED, ENERGY)
 
 
 @dataclass(frozen=True)
@@ -16,11 +24,17 @@ class CostTable:
     """Costs by resource, slot and op (the paper's look-up table).
 
     Attributes:
-        costs: resource -> slot name -> op -> cost; latency in milliseconds, memory in bytes.
+        costs: resource -> slot name -> op -> cost; latency in milliseconds, memory and size in
+            bytes, energy in millijoules.
         constants: resource -> cost of what lies outside the slots.
         teacher: resource -> cost of the whole teacher, latency measured as a whole.
-        how: resource -> where the figures come from: "measured" or "counted".
+        how: resource -> where the figures come from: "measured", "imported", "predicted" or "counted".
+        error: of latencies: mean relative error of the sum over whole networks measured beside it;
+            where they are predicted, how far nine of ten ratios to the teacher are off at most.
+        prediction: the predicted latencies by kernel class, where they are predicted.
+        how: resource -> where the figures come from: "measured", "imported" or "counted".
         error: mean relative error of the sum of latencies over whole networks measured beside it.
+        elsewhere: on what latencies were measured, where that is not this machine; else empty.
     """
 
     costs: Mapping[str, Mapping[str, Mapping[OpSpec, float]]]
@@ -28,6 +42,8 @@ class CostTable:
     teacher: Mapping[str, float]
     how: Mapping[str, str]
     error: float = 0.0
+    prediction: PredictedTable | None = None
+    elsewhere: str = ""
 
     def total(self, resource: str, slots: Sequence[Slot], ops: Sequence[OpSpec]) -> float:
         """Predicted cost of a plan: a sum, but the largest slot's for peak memory."""

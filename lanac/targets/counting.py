@@ -11,10 +11,26 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lanac.ir import named_tensors
 
+_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+
 
 def count_params(module: nn.Module) -> int:
     """Number of trained values; shared ones count once."""
     return sum(value.numel() for value in module.parameters())
+
+
+def count_bytes(module: nn.Module, precision: str) -> int:
+    """Bytes of all that is stored of a module where its floats have that precision.
+
+    Shared values count once; what a batch norm merely counts does not.
+    """
+    each = _BYTES[precision]
+    stored = {id(value): value for value in (*module.parameters(), *module.buffers())}
+    return sum(
+        value.numel() * (each if value.is_floating_point() else value.element_size())
+        for value in stored.values()
+        if value.ndim
+    )
 
 
 @torch.no_grad()
@@ -45,7 +61,10 @@ def peak_activation_bytes(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     graphs = [part.graph for part in module.modules() if isinstance(part, fx.GraphModule)]
     targets = {node.target for graph in graphs for node in graph.nodes}
     classes = tuple(target for target in targets if isinstance(target, type))
-    graph = _Inliner(autowrap_functions=classes).trace(module)
+    try:
+        graph = fx.Tracer(autowrap_functions=classes).trace(module)
+    except Exception:  # some part's own code decides by values or shapes, and may raise anything
+        graph = _Inliner(autowrap_functions=classes).trace(module)
     meter = _MemoryMeter(fx.GraphModule(module, graph))
     with torch.no_grad():
         meter.run(*inputs)
@@ -53,7 +72,10 @@ def peak_activation_bytes(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 
 
 class _Inliner(fx.Tracer):
-    """Traces through all that can be traced; what a graph keeps as it is stays one step."""
+    """Traces through all that can be traced; what a graph keeps as it is stays one step.
+
+    Slow: every part is traced once more for each part that it is in.
+    """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if super().is_leaf_module(m, module_qualified_name):
@@ -62,7 +84,7 @@ class _Inliner(fx.Tracer):
             return False
         try:
             fx.Tracer().trace(m)
-        except Exception:  # its own code decides by values or shapes, and may raise anything
+        except Exception:
             return True
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,6 +74,17 @@ class Device:
             self.name == "cuda" or any(part in found for part in self.matches)
         )
 
+    def absent(self) -> str | None:
+        """Why nothing can be measured on the device here; None where it is this machine's."""
+        if self.is_here():
+            return None
+        if self.kind == "cpu":
+            return f"this machine's processor is no {self.title}"
+        found = cuda_device()
+        if found is None:
+            return "this machine has no CUDA device that torch can use"
+        return f"this machine's first CUDA device is {found}, no {self.title}"
+
 
 @cache
 def devices() -> dict[str, Device]:
@@ -130,6 +142,19 @@ def processor() -> str:
         return ""
     pairs = (line.partition(":") for line in info.read_text(encoding="utf-8").splitlines())
     return next((value.strip() for name, _, value in pairs if name.strip() == "model name"), "")
+
+
+@cache
+def processor_fingerprint() -> str:
+    """All that decides what a processor can do, beside its speed: maker, model, instructions."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return f"{platform.machine()} {platform.processor()}"
+    wanted = ("vendor_id", "cpu family", "model", "model name", "flags")
+    lines = info.read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    pairs = (line.partition(":") for line in lines)
+    values = [value.strip() for name, _, value in pairs if name.strip() in wanted]
+    return f"{platform.machine()} {';'.join(values)}"
 
 
 @cache

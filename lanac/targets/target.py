@@ -1,4 +1,4 @@
-"""Target strings: `DEVICE[:RUNTIME][:PRECISION][:bN][:tN]`."""
+"""Target strings: `DEVICE[:RUNTIME][:PRECISION][:bN][:tN]`; `tensorrt10.4` names a version too."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lanac.targets.device import Device, devices, get_device
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 _COUNT = re.compile(r"(?P<what>[bt])(?P<count>\d+)")
+_TENSORRT = re.compile(r"tensorrt(?P<major>\d+)(\.(?P<minor>\d+))?")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Target:
         precision: number format: fp32, fp16, bf16, int8.
         batch: samples per inference.
         threads: threads of one inference; 1 where the device is no CPU.
+        tensorrt: the version of TensorRT that the user asked for, None where any will do.
     """
 
     device: str
@@ -30,9 +32,15 @@ class Target:
     precision: str
     batch: int
     threads: int
+    tensorrt: tuple[int, int] | None = None
 
     def __str__(self) -> str:
-        return f"{self.device}:{self.runtime}:{self.precision}:b{self.batch}:t{self.threads}"
+        return f"{self.device}:{self._runtime}:{self.precision}:b{self.batch}:t{self.threads}"
+
+    @property
+    def _runtime(self) -> str:
+        version = ".".join(map(str, self.tensorrt or ()))
+        return f"{self.runtime}{version}"
 
     @property
     def entry(self) -> Device:
@@ -49,7 +57,7 @@ class Target:
         """The parts that differ from the device's defaults, for names of folders: `cpu-b8`."""
         usual = parse_target(self.device)
         own = [
-            (self.runtime, usual.runtime),
+            (self._runtime, usual.runtime),
             (self.precision, usual.precision),
             (f"b{self.batch}", f"b{usual.batch}"),
             (f"t{self.threads}", f"t{usual.threads}"),
@@ -74,6 +82,7 @@ def parse_target(text: str) -> Target:
         "precision": None,
         "b": device.batch,
         "t": device.threads,
+        "tensorrt": None,
     }
     for part in parts:
         _read_part(text, part, device, chosen)
@@ -84,7 +93,8 @@ def parse_target(text: str) -> Target:
             f"target {text!r}: {chosen['runtime']} on {name} computes in "
             f"{', '.join(precisions)}, not in {precision}"
         )
-    return Target(name, chosen["runtime"], precision, chosen["b"], chosen["t"])
+    version = chosen["tensorrt"] if chosen["runtime"] == "tensorrt" else None
+    return Target(name, chosen["runtime"], precision, chosen["b"], chosen["t"], version)
 
 
 def _read_part(text: str, part: str, device: Device, chosen: dict[str, Any]) -> None:
@@ -99,6 +109,17 @@ def _read_part(text: str, part: str, device: Device, chosen: dict[str, Any]) -> 
                 f"leave {part!r} out"
             )
         chosen[count["what"]] = int(count["count"])
+        return
+    version = _TENSORRT.fullmatch(part)
+    if version is not None and "tensorrt" in device.runtimes:
+        asked = int(version["major"]), int(version["minor"] or 0)
+        last = device.last_tensorrt
+        if last is not None and asked > last:
+            raise TargetError(
+                f"target {text!r}: TensorRT {asked[0]}.{asked[1]} does not support {device.title}; "
+                f"the last one that does is {last[0]}.{last[1]}, and without a number that is taken"
+            )
+        chosen["runtime"], chosen["tensorrt"] = "tensorrt", asked
     elif part in device.runtimes:
         chosen["runtime"] = part
     elif part in PRECISIONS:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 
-def pack_training(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def pack_training(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
     """All tensors that training needs to go on, by name: `model.*` and `optimizer.N.*`."""
     tensors = {f"model.{name}": value.detach() for name, value in module.state_dict().items()}
+    if optimizer is None:
+        return tensors
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).detach()
@@ -20,10 +22,12 @@ def pack_training(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[s
 
 
 def unpack_training(
-    tensors: Mapping[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer
+    tensors: Mapping[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer | None
 ) -> None:
     """Restores what `pack_training` gave; learning rates are the schedule's to set."""
     module.load_state_dict(without_prefix(tensors, "model."))
+    if optimizer is None:
+        return
     states: dict[int, dict[str, Tensor]] = {}
     for name, value in without_prefix(tensors, "optimizer.").items():
         index, _, entry = name.partition(".")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class FinetuneOptions:
         temperature: of the softened logits.
         norm_batches: batches over which batch norm is re-estimated.
         checkpoint_s: seconds between checkpoints.
+        steps: so many steps instead of epochs, with a schedule of their own; None for epochs.
     """
 
     epochs: int = 5
@@ -52,6 +53,13 @@ class FinetuneOptions:
     temperature: float = 2.0
     norm_batches: int = 16
     checkpoint_s: float = 60.0
+    steps: int | None = None
+
+    def identity(self) -> dict[str, float]:
+        """What the result depends on, for keys."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        del given["checkpoint_s"]
+        return given
 
 
 @dataclass
@@ -108,6 +116,8 @@ class Finetuner:
         )
         self.epoch_steps = len(shuffled(len(task.train), options.batch, seed, 0))
         self.steps = options.epochs * self.epoch_steps
+        if options.steps is not None:
+            self.steps = options.steps
 
     def run(self, store: Store, advance: Callable[[int], None]) -> FinetuneState:
         """Trains to the end; `store` gets checkpoints, `advance` counts steps.
@@ -134,13 +144,16 @@ class Finetuner:
                 last_loss = loss
                 self.state.step += 1
                 advance(1)
-                within_epoch = self.state.step % self.epoch_steps != 0
+                ended = self.state.step == self.steps
+                within_epoch = not ended and self.state.step % self.epoch_steps != 0
                 if within_epoch and (clock.is_due() or interrupted()):
                     began = time.monotonic()
                     store(self.pack())
                     clock.written(began)
                     if interrupted():
                         raise KeyboardInterrupt
+                if ended:
+                    break
             self._finish_epoch(epoch + 1, last_loss)
             store(self.pack())
             if interrupted():
@@ -185,10 +198,12 @@ class Finetuner:
         """Measures the student with re-estimated batch norm and keeps it where it is the best."""
         candidate = copy.deepcopy(self.student)
         self.re_estimate(candidate)
-        metric = measure(candidate, self.teacher, self.task, self.task.held_out, self.device)
-        record = {"epoch": epoch, "metric": metric}
+        found = measure_held_out(candidate, self.teacher, self.task, self.device)
+        metric, record = found.metric, {"epoch": epoch, "metric": found.metric}
         # Before the first step there is no loss, and JSON has no word for a missing number.
-        self.state.epochs.append(record if math.isnan(loss) else {**record, "loss": loss})
+        losses = {"loss": loss, "held_out_loss": found.loss}
+        record |= {name: value for name, value in losses.items() if math.isfinite(value)}
+        self.state.epochs.append(record)
         best = self.state.best_metric if self.state.best else math.nan
         if metric > best or math.isnan(best):  # NaN is above nothing, and anything is above NaN
             self.state.best_metric, self.state.best_epoch = metric, epoch
@@ -218,16 +233,45 @@ class Finetuner:
         self.state = FinetuneState(**stored.value, best=without_prefix(stored.tensors, "best."))
 
 
-@torch.no_grad()
+class Measured(NamedTuple):
+    """Metric and loss of a network, averaged over samples."""
+
+    metric: float
+    loss: float
+
+
+def measure_held_out(
+    module: nn.Module, teacher: nn.Module, task: Task, device: torch.device
+) -> Measured:
+    """Metric and loss of a network in eval mode on the held-out training samples."""
+    functions = (task.metric, task.loss)
+    return Measured(*_averages(module, teacher, task, task.held_out, device, functions))
+
+
 def measure(
     module: nn.Module, teacher: nn.Module, task: Task, data: Data, device: torch.device
 ) -> float:
     """The metric of a network in eval mode, averaged over the samples."""
+    return _averages(module, teacher, task, data, device, (task.metric,))[0]
+
+
+@torch.no_grad()
+def _averages(
+    module: nn.Module,
+    teacher: nn.Module,
+    task: Task,
+    data: Data,
+    device: torch.device,
+    functions: Sequence[Callable[[Any, Batch, Any], Any]],
+) -> list[float]:
+    """Means over the samples of functions of outputs, batch and the teacher's outputs."""
     module.eval()
-    total, count = 0.0, 0
+    totals, count = [0.0] * len(functions), 0
     for batch in data.batches(in_order(len(data), 256), 0):
         batch = batch.to(device)
         reference = None if task.labelled else teacher(*batch.inputs)
-        total += task.metric(module(*batch.inputs), batch, reference) * len(batch)
+        outputs = module(*batch.inputs)
+        for place, function in enumerate(functions):
+            totals[place] += float(function(outputs, batch, reference)) * len(batch)
         count += len(batch)
-    return total / count
+    return [total / count for total in totals]

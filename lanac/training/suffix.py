@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from lanac.ir import Program, Slot, run_node
+from lanac.ir import Program, Slot
 from lanac.training.data import Batch
-from lanac.training.device import on_device
+from lanac.training.nodes import NodeRunner, Values
 
 Continue = Callable[[nn.Module], Any]
 """Fills the slot with a module and returns the network's outputs."""
@@ -24,71 +24,37 @@ class SuffixRunner:
     """
 
     def __init__(self, program: Program, device: torch.device) -> None:
-        self.module: fx.GraphModule = on_device(program.split(), device).eval()
-        self._slots = {slot.attribute: slot for slot in program.slots}
-        self._nodes = list(self.module.graph.nodes)
-        self._last_use = _last_uses(self._nodes)
+        self._runner = NodeRunner(program, device)
+        self.module: fx.GraphModule = self._runner.module
 
     @torch.no_grad()
     def steps(self, batch: Batch) -> Iterator[tuple[Slot, Continue]]:
         """For every slot in order: the slot, and a function that runs the network from there."""
-        values: dict[fx.Node, Any] = {}
+        runner = self._runner
+        values: Values = {}
         inputs = iter(batch.inputs)
-        for place, node in enumerate(self._nodes):
-            slot = self._slots.get(str(node.target)) if node.op == "call_module" else None
+        for place, node in enumerate(runner.nodes):
+            slot = runner.slot(node)
             if slot is not None:
                 yield slot, self._continuation(place, dict(values))
-            values[node] = self._evaluate(node, values, inputs)
-            for dead in self._last_use.get(place, ()):
+            values[node] = runner.evaluate(node, values, inputs)
+            for dead in runner.last_use.get(place, ()):
                 del values[dead]
 
-    def _continuation(self, place: int, values: dict[fx.Node, Any]) -> Continue:
+    def _continuation(self, place: int, values: Values) -> Continue:
+        nodes = self._runner.nodes
+
         @torch.no_grad()
         def run(op: nn.Module) -> Any:
-            # Copied with what they share: an op in place must not spoil the next one's values.
-            mine = dict(zip(values, copy.deepcopy(list(values.values())), strict=True))
-            entry: Tensor = mine[self._nodes[place].args[0]]
-            mine[self._nodes[place]] = op(entry)
-            for node in self._nodes[place + 1 :]:
-                mine[node] = self._evaluate(node, mine, iter(()))
-            return mine[self._nodes[-1]]
+            mine = copied(values)
+            mine[nodes[place]] = op(self._runner.entered(nodes[place], mine))
+            for node in nodes[place + 1 :]:
+                mine[node] = self._runner.evaluate(node, mine, iter(()))
+            return mine[nodes[-1]]
 
         return run
 
-    def _evaluate(self, node: fx.Node, values: dict[fx.Node, Any], inputs: Iterator[Tensor]) -> Any:
-        if node.op == "placeholder":
-            return next(inputs)
-        arguments = _with_values(node.args, values)
-        if node.op == "output":
-            return arguments[0]
-        return run_node(self.module, node, arguments, _with_values(node.kwargs, values))
 
-
-def _with_values(argument: Any, values: Mapping[fx.Node, Any]) -> Any:
-    """An argument with values in the place of nodes.
-
-    Its lists and dicts are Python's own: torch.fx's cannot be changed, and a user's loss may.
-    """
-    if isinstance(argument, fx.Node):
-        return values[argument]
-    if isinstance(argument, dict):
-        return {key: _with_values(item, values) for key, item in argument.items()}
-    if isinstance(argument, list):
-        return [_with_values(item, values) for item in argument]
-    if isinstance(argument, tuple):
-        items = [_with_values(item, values) for item in argument]
-        return type(argument)(*items) if hasattr(argument, "_fields") else tuple(items)
-    if isinstance(argument, slice):
-        parts = (argument.start, argument.stop, argument.step)
-        return slice(*(_with_values(part, values) for part in parts))
-    return argument
-
-
-def _last_uses(nodes: list[fx.Node]) -> dict[int, list[fx.Node]]:
-    """By place: the values that nothing after it reads."""
-    place = {node: index for index, node in enumerate(nodes)}
-    last: dict[int, list[fx.Node]] = {}
-    for node in nodes[:-1]:
-        final = max((place[user] for user in node.users), default=place[node])
-        last.setdefault(final, []).append(node)
-    return last
+def copied(values: Values) -> Values:
+    """Values of their own, with what they share: an op in place must not spoil the next one's."""
+    return dict(zip(values, copy.deepcopy(list(values.values())), strict=True))

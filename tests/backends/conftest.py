@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
+from lanac.backends.onnx import export_model, save_model
 from lanac.backends.pytorch import BACKEND, write_source
 from lanac.targets import parse_target
 
@@ -230,6 +231,27 @@ def rewrite() -> Callable[..., fx.GraphModule]:
 @pytest.fixture
 def student() -> fx.GraphModule:
     """Residual blocks, an op module in the place of one, identity in the place of another."""
+    return make_student()
+
+
+@pytest.fixture(scope="session")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> tuple[fx.GraphModule, Path]:
+    """The same and its ONNX file, exported once; both are not to be changed."""
+    made = make_student()
+    folder = tmp_path_factory.mktemp("exact")
+    return made, save_model(export_model(made, (torch.zeros(2, 3, 32, 32),)), folder)[0]
+
+
+@pytest.fixture(scope="session")
+def exact_linear(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    """One linear layer from 4 to 3, and its ONNX file."""
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Linear(4, 3)).eval()
+    folder = tmp_path_factory.mktemp("linear")
+    return made, save_model(export_model(made, (torch.zeros(2, 4),)), folder)[0]
+
+
+def make_student() -> fx.GraphModule:
     torch.manual_seed(0)
     teacher = nn.Sequential()
     teacher.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())

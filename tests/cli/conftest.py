@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,10 +11,14 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import torch
+from torch import nn
 
+from lanac.backends.onnx import export_model, save_model
 from lanac.cli.main import main
 from lanac.passes import EmitStudent
 from lanac.targets import Timing
+from lanac.workspace import checksum
 
 TINY = Path(__file__).parents[1] / "tiny_teacher" / "model.py"
 SMALL = (
@@ -21,6 +26,7 @@ SMALL = (
     "--score-samples=64",
     "--plans=4",
     "--evaluate-images=128",
+    "--finalist-steps=2",
     "--finetune-epochs=1",
     "--batch-size=32",
 )
@@ -61,6 +67,38 @@ def write_model(tiny: Path) -> WriteModel:
         return tiny
 
     return write
+
+
+@pytest.fixture(scope="session")
+def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Teacher and student as compiling leaves them, as far as later commands read them."""
+    folder = tmp_path_factory.mktemp("finished")
+    torch.manual_seed(0)
+    student = folder / "0.5x@cpu"
+    student.mkdir()
+    for width, place, name in ((32, folder, "teacher.onnx"), (4, student, "student.onnx")):
+        network = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 3)).eval()
+        save_model(export_model(network, (torch.zeros(2, 8),)), place, name)
+    record = {
+        "schema": 2,
+        "target": "cpu:onnxruntime:fp32:b1:t1",
+        "files": {"onnx": ["student.onnx"]},
+        "checksums": {
+            name: checksum(student / name) for name in ("student.onnx", "../teacher.onnx")
+        },
+        "teacher_file": "../teacher.onnx",
+    }
+    (student / "plan.json").write_text(json.dumps(record))
+    # It is never executed.
+    (student / "student.py").write_text("raise SystemExit('student.py was executed')")
+    return folder
+
+
+@pytest.fixture
+def finished(_finished: Path, tmp_path: Path) -> Path:
+    """The folder of a student, in a folder with its teacher; may be changed."""
+    shutil.copytree(_finished, tmp_path / "model.lanac")
+    return Path("model.lanac/0.5x@cpu")
 
 
 @pytest.fixture

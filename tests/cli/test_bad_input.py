@@ -9,7 +9,9 @@ import sqlite3
 import pytest
 
 from lanac.ops.pool import known_pool_names
+from lanac.targets import devices
 
+OUTPUTS = "onnx, onnx_bf16, onnx_fp16, openvino, pytorch, tensorrt, tensorrt_rtx, triton"
 POOLS = ", ".join(known_pool_names())
 NEEDS = """a model file needs at least
 
@@ -270,10 +272,11 @@ class TestNames:
         ("arguments", "message"),
         [
             (("--target", "gpu"), "target 'gpu': unknown device 'gpu'. Did you mean 'cpu'? "
-             "Known: cpu."),
+             f"Known: {', '.join(sorted(devices()))}. A device is an entry of "
+             "lanac/targets/devices.toml; 'cpu' and 'cuda' stand for what this machine has"),
             (("--target", "cpu:onnxruntine"), "target 'cpu:onnxruntine': unknown part "
-             "'onnxruntine'. Did you mean 'onnxruntime'? Known: bN (batch), bf16, fp16, fp32, int8, "
-             "onnxruntime, tN (threads)."),
+             "'onnxruntine'. Did you mean 'onnxruntime'? Known: bN (batch), bf16, fp16, fp32, "
+             "inductor, int8, onnxruntime, openvino, pytorch, tN (threads)."),
             (("--target", "cpu:fp16"), "target 'cpu:fp16': onnxruntime on cpu computes in fp32, not "
              "in fp16"),
             (("--target", "cpu:b0"), "target 'cpu:b0': the batch must be at least 1, got 'b0'"),
@@ -281,8 +284,16 @@ class TestNames:
              f"Known: {POOLS}."),
             (("--pool", ","), f"pool ',' is empty; known: {POOLS}"),
             (("--emit", "onxx"), "unknown output 'onxx'. Did you mean 'onnx'? "
-             "Known: onnx, pytorch."),
-            (("--emit", ""), "no output is asked for; known: onnx, pytorch"),
+             f"Known: {OUTPUTS}."),
+            (("--emit", ""), f"no output is asked for; known: {OUTPUTS}"),
+            (("--emit", "tensorrt_rtx"), "output 'tensorrt_rtx' cannot be written here: "
+             "TensorRT-RTX runs on NVIDIA GPUs, and cpu is none"),
+            (("--emit", "tensorrt_rtx", "--target", "h100"), "output 'tensorrt_rtx' cannot be "
+             "written here: TensorRT-RTX does not support NVIDIA H100 SXM5 80 GB (compute "
+             "capability 9.0)"),
+            (("--target", "v100:tensorrt11"), "target 'v100:tensorrt11': TensorRT 11.0 does not "
+             "support NVIDIA V100 SXM2 16 GB; the last one that does is 10.4, and without a number "
+             "that is taken"),
             (("--device", "tpu"), "--device 'tpu': expected auto, cpu or cuda"),
         ],
     )  # fmt: skip

@@ -24,6 +24,7 @@ SETTINGS = lanac.Settings(
     score_samples=64,
     plans=4,
     evaluate_images=128,
+    finalist_steps=2,
     finetune_epochs=1,
     batch_size=32,
 )
@@ -135,7 +136,7 @@ class TestTwoBudgets:
             assert plan["target"] == "cpu:onnxruntime:fp32:b1:t1"
             assert plan["cost_sources"] == {
                 "params": "counted", "flops": "counted", "memory_bytes": "counted",
-                "latency_ms": "measured",
+                "size_bytes": "counted", "latency_ms": "measured",
             }  # fmt: skip
 
     def test_predicted_costs_are_the_sums_of_their_parts(self, two_students):
@@ -147,6 +148,30 @@ class TestTwoBudgets:
             assert total == pytest.approx(plan["predicted"]["costs"][resource])
         score = sum(entry["score"] for entry in plan["slots"])
         assert score == pytest.approx(plan["predicted"]["score"], abs=1e-6)
+
+    def test_finalists_are_told_and_what_one_was_chosen_by(self, two_students):
+        result, _, out = two_students
+        for student in result.students:
+            folder = out / f"{student.budget}@cpu"
+            plan = json.loads((folder / "plan.json").read_text())
+            [chosen] = [item for item in plan["finalists"] if item["chosen"]]
+            assert chosen["ops"] == [slot["op"] for slot in plan["slots"]]
+            assert chosen["meets_budget"]
+            assert chosen["loss"] == plan["before_finetuning"]["loss"]
+            text = (folder / "summary.md").read_text()
+            scores = chosen["predicted"]
+            predicted = scores["score" if scores["refined_score"] is None else "refined_score"]
+            row = f"{predicted:+.4f}, {chosen['loss'] - chosen['teacher_loss']:+.4f}"
+            assert row in text
+            tried = [item["trial"] for item in plan["finalists"] if item["trial"]]
+            fitting = sum(item["meets_budget"] for item in plan["finalists"])
+            assert len(tried) == (min(3, fitting) if fitting > 1 else 0)
+            if tried:
+                assert chosen["trial"]["after"] == min(trial["after"] for trial in tried)
+                assert "A trial is a finetuning of 2 steps; " in text
+            for place, item in enumerate(plan["refined"], 1):
+                assert item["after"] <= item["before"]
+                assert f"Refinement, round {place}: {item['networks']} changes" in text
 
     def test_counted_costs_are_those_of_the_student(self, two_students):
         result, _, _ = two_students
@@ -162,7 +187,7 @@ class TestTwoBudgets:
             "# Student at 0.6x on cpu:onnxruntime:fp32:b1:t1",
             "| top-1 (200 samples) | ", "| params (counted) | ", "| flops (counted) | ",
             "| peak activations (counted) | ", "## What was replaced",
-            "predicted cost | measured before finetuning |",
+            "predicted cost | measured before finetuning | off by |", "| weights in fp32 (counted) | ",
         ):  # fmt: skip
             assert line in text
         assert text.count("(chosen)") == 1
@@ -204,7 +229,9 @@ class TestReuse:
         result, _, _ = third_student
         text = (out / "0.7x@cpu" / "summary.md").read_text()
         assert f"| latency (measured) | {result.student.outputs.teacher_latency} | " in text
-        assert "- `student.onnx` (onnx): agrees with the student on real inputs within " in text
+        assert re.search(
+            r"- `student\.onnx` \(onnx\): agrees with the student on \d+ real inputs within ", text
+        )
 
     @pytest.mark.usefixtures("quick")
     def test_the_same_budget_finetunes_nothing_again(self, trained, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 
 import lanac as library
 from lanac.frontend.model_file import load_model_file
+from lanac.targets import devices
 
 COUNTED = (
     "params and flops are counted, for one sample; a multiplication with its addition is two flops"
@@ -92,7 +93,10 @@ class TestTable:
         monkeypatch.setattr(onnxruntime, "export_for_timing", refuse)
         outcome = inspect(tiny)
         assert outcome.status == 0
-        assert "! latency is not measured: ONNX Runtime refuses the model: too new" in outcome.out
+        assert (
+            "! latency is not measured: the teacher cannot be timed on cpu:onnxruntime:fp32:b1:t1: "
+            "ONNX Runtime refuses the model: too new" in outcome.out
+        )
         assert "share of" not in outcome.out
         assert COUNTED in outcome.out
 
@@ -124,7 +128,7 @@ class TestJson:
         assert (value["schema"], value["model"]) == (1, "model")
         assert value["how"] == {
             "latency_ms": "measured", "params": "counted", "flops": "counted",
-            "memory_bytes": "counted",
+            "memory_bytes": "counted", "size_bytes": "counted",
         }  # fmt: skip
         total = sum(slot["latency_ms"] for slot in value["slots"]) + value["outside"]["latency_ms"]
         assert total == pytest.approx(value["whole"]["latency_ms"])
@@ -142,6 +146,7 @@ class TestJson:
             "input": {"shape": [16, 12, 12], "dtype": "float32"},
             "output": {"shape": [32, 6, 6], "dtype": "float32"},
             "params": 14528, "flops": 1032192, "memory_bytes": 18432,
+            "size_bytes": 58880,
             "latency_ms": None, "latency_share": None,
         }  # fmt: skip
         assert value["inputs"] == [{"shape": [1, 12, 12], "dtype": "float32"}]
@@ -235,7 +240,8 @@ class TestInput:
              "blocks, classifier, stem (lanac inspect shows the slots)"),
             (("--granularity", "layers"), "granularity 'layers' is unknown; expected block or layer"),
             (("--target", "gpu"), "target 'gpu': unknown device 'gpu'. Did you mean 'cpu'? "
-             "Known: cpu."),
+             f"Known: {', '.join(sorted(devices()))}. A device is an entry of "
+             "lanac/targets/devices.toml; 'cpu' and 'cuda' stand for what this machine has"),
             (("--input-size", "1,12,12"), "--input-size '1,12,12' is malformed; expected the "
              "dimensions of one sample without the batch, such as 3x224x224"),
         ],

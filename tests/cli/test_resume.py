@@ -59,7 +59,7 @@ class Runs:
 def runs(trained, tmp_path_factory):
     options = (
         "--distill-samples 128 --score-samples 96 --plans 4 --evaluate-images 384 "
-        "--finetune-epochs 1 --batch-size 32"
+        "--finalist-steps 2 --finetune-epochs 1 --batch-size 32"
     )
     server = Runs(trained / "model.py", options.split(), tmp_path_factory.mktemp("logs"))
     yield server

@@ -130,6 +130,36 @@ def test_every_position_sees_all_others(
     assert x.grad.abs().sum(1).gt(0).float().mean() > 0.95
 
 
+class WithPositions(nn.Module):
+    """ViT's first layer: what enters it does not say yet where the tokens stand."""
+
+    def __init__(self, tokens: int, width: int, *, last: bool = False) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, tokens, width))
+        self.last, self.mix = last, nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x) + self.table if self.last else self.mix(x + self.table)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_positions_that_the_teachers_op_adds_are_inherited(make_view: MakeView, last: bool) -> None:
+    teacher = WithPositions(9, 12, last=last)
+    module = fitting(OPS[0], make_view(teacher, torch.zeros(2, 9, 12)))
+    x, order = torch.randn(2, 9, 12), torch.randperm(9)
+    same = torch.allclose(module(x[:, order]), module(x)[:, order], atol=1e-5)
+    assert same == last  # added behind the layer, positions are not what this op reads
+    if last:
+        return
+    table = module.get_parameter("0.table")
+    assert torch.equal(table, teacher.table) and table is not teacher.table
+    without = fitting(OPS[0], make_view(nn.Linear(12, 12), torch.zeros(2, 9, 12)))
+    without.load_state_dict(module.get_submodule("1").state_dict())
+    assert torch.equal(module(x), without(x + teacher.table))
+    module(x).sum().backward()
+    assert table.grad is not None and bool(table.grad.any())
+
+
 def test_a_map_with_channels_last_is_turned(make_view: MakeView) -> None:
     text = "vit(d=1,w=32,h=4)"
     first = fitting(text, make_view(*of_map(6, 9, 1, 34, 33)))

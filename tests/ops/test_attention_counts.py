@@ -71,6 +71,21 @@ def test_formulas_hold_for_any_map(
     check(parse_op(text), make_view(module, torch.zeros(2, channels[0], *size)))
 
 
+def test_inherited_positions_are_counted(make_view: MakeView) -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.zeros(5, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.table
+
+    view, op = make_view(Positions(), torch.zeros(2, 5, 8)), parse_op("vit(d=1,w=32,h=4)")
+    check(op, view)
+    plain = make_view(nn.Linear(8, 8), torch.zeros(2, 5, 8))
+    assert formula(op, view).params == formula(op, plain).params + 5 * 8
+
+
 def test_a_formula_by_hand(make_view: MakeView) -> None:
     """Two tokens, three channels, four wide."""
     view = make_view(nn.Linear(3, 3), torch.zeros(2, 2, 3))

@@ -97,6 +97,23 @@ def test_every_slot_as_source(slot: SlotView, text: str, tmp_path: Path) -> None
         assert torch.equal(got, student(x))
 
 
+def test_inherited_positions_are_emitted(make_view: MakeView, tmp_path: Path) -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.mix = nn.Parameter(torch.randn(1, 5, 8)), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mix(x + self.table)
+
+    view, x = make_view(Positions(), torch.zeros(2, 5, 8)), torch.randn(3, 5, 8)
+    student = student_of([build_op(parse_op(OPS[0]), view, 0)])
+    (got,) = pytorch.BACKEND.load(pytorch.BACKEND.emit(student, tmp_path, (x,), CPU), CPU)(x)
+    with torch.no_grad():
+        assert torch.equal(got, student(x))
+    agrees(export_for_timing(student, (x,)), "timed_input_0", student, x)
+
+
 def test_an_export_with_a_free_batch(chain: fx.GraphModule) -> None:
     model = export_model(chain, (torch.randn(1, 4, 70, 68),)).SerializeToString()
     for batch in (1, 3):

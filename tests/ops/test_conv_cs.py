@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lanac.errors import PoolError
 from lanac.ir import parse_op
 from lanac.ops import SlotView
 from lanac.ops.build import build_op
@@ -74,13 +73,3 @@ def test_groups_divide_the_channels(
     view = make_view(nn.Conv2d(inputs, outputs, 3, 1, 1), torch.zeros(2, inputs, 5, 5))
     module = build_op(parse_op("conv_cs(k=3,p=shuffle)"), view, 0)
     assert [m.groups for m in module.modules() if isinstance(m, nn.Conv2d)] == [groups] * 2
-
-
-def test_an_unknown_perturbation(make_view: MakeView) -> None:
-    view = make_view(nn.Conv2d(4, 4, 1), torch.zeros(2, 4, 5, 5))
-    with pytest.raises(PoolError) as caught:
-        build_op(parse_op("conv_cs(k=3,p=shake)"), view, 0)
-    assert str(caught.value) == (
-        "op conv_cs(k=3,p=shake) cannot be built for slot 'a.slot': PoolError: "
-        "op conv_cs(k=3,p=shake): expected p=shuffle or p=shift, got p=shake"
-    )

@@ -22,6 +22,7 @@ from lanac.ops.pool import (
     needs_distillation,
     parse_pool,
 )
+from lanac.ops.values import LimitedFamily
 
 NAMES = ", ".join(sorted([*NAMED_POOLS, *FAMILIES.names()]))
 KNOWN = f"Known: {NAMES}."
@@ -143,6 +144,47 @@ def test_options_that_a_family_does_not_take(program: Program, op: str, message:
     with pytest.raises(PoolError) as caught:
         ops_of(program, 1, op)
     assert str(caught.value) == f"op {op!r}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("op", "option", "value", "expected"),
+    [
+        ("efn(e=3,k=4,se=0)", "k", "4", "an odd number from 1 on: an even kernel changes the size"),
+        ("efn(e=0,k=3,se=0)", "e", "0", "a whole number from 1 on"),
+        ("efnv2(e=1,k=3,se=1.5)", "se", "1.5", "a number from 0 (none) to 1"),
+        ("cb_stack(k=3,w=0)", "w", "0", "a number above 0"),
+        ("cb_stack(k=3,w=inf)", "w", "inf", "a number above 0"),
+        ("bot(e=-1)", "e", "-1", "a number above 0"),
+        ("vit(d=1,w=32,h=0)", "h", "0", "a whole number from 1 on"),
+        ("conv_cs(k=3,p=shake)", "p", "'shake'", "shuffle or shift"),
+        ("lambda(e=nan)", "e", "nan", "a number above 0"),
+    ],
+)
+def test_values_that_make_no_op(
+    program: Program, op: str, option: str, value: str, expected: str
+) -> None:
+    """Refused once, before any slot is tried."""
+    first = next(iter(FAMILIES.get(op.split("(")[0]).enumerate(view_of_block(program))))
+    with pytest.raises(PoolError) as caught:
+        ops_of(program, 1, op)
+    assert str(caught.value) == (
+        f"op {op!r}: option {option!r} is {value}, expected {expected}; as in {first}"
+    )
+
+
+def view_of_block(program: Program) -> SlotView:
+    return SlotView.of(program, program.slots[1])
+
+
+@pytest.mark.parametrize("name", FAMILIES.names())
+def test_a_familys_own_grid_has_values_that_it_takes(program: Program, name: str) -> None:
+    family = FAMILIES.get(name)
+    ops = list(family.enumerate(view_of_block(program)))
+    limited = dict(family.option_values) if isinstance(family, LimitedFamily) else {}
+    assert {option for op in ops for option, _ in op.options} <= {*limited}
+    for op in ops:
+        assert all(limited[option].hold(value) for option, value in op.options)
+        assert str(op) in ops_of(program, 1, str(op))
 
 
 class Listing:

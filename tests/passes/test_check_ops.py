@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lanac import Family, OpSpec, run_passes
+from lanac.backends import onnxruntime
 from lanac.compilation import Dropped
 from lanac.errors import BackendError, FamilyError
 from lanac.ops.base import FAMILIES
@@ -17,10 +18,12 @@ from lanac.passes import (
     EnumeratePool,
     MeasureCosts,
     ScoreCandidates,
-    latency,
 )
 from lanac.passes import distill_candidates as distilling
-from lanac.targets.timing import Timing
+from lanac.passes.latency import Thoroughness
+from lanac.targets import Effort
+
+QUICK = Thoroughness(Effort(least=2, most=2), 2, Effort(least=2, most=2))
 
 EQUAL = ("blocks.0", "blocks.1", "blocks.3", "blocks.4")
 """The slots that keep their shape."""
@@ -129,12 +132,12 @@ def test_what_does_not_run_as_onnx_ends_the_run(start, monkeypatch):
     def refuse(*_):
         raise BackendError("no such operator")
 
-    monkeypatch.setattr(latency.onnxruntime, "export_for_timing", refuse)
+    monkeypatch.setattr(onnxruntime, "export_for_timing", refuse)
     with pytest.raises(FamilyError) as caught:
         run_passes(start("flops=0.6x", "skip", ops=[Picky(listed=EQUAL[:1])]), [CheckOps(False)])
     assert str(caught.value).endswith(
         ", class Picky: op picky(k=3) in slot 'blocks.0' does not run as ONNX, as which every "
-        "student is timed: no such operator"
+        "student is written: no such operator"
     )
 
 
@@ -209,9 +212,7 @@ class TestWithoutParameters:
 
 
 def test_what_cannot_be_timed_is_dropped_and_named(start, monkeypatch):
-    time = Timing(1.0, 1.0, 1.0, 3)
-    monkeypatch.setattr(latency, "time_interleaved", lambda runs, **_: [time for _ in runs])
-    export = latency.onnxruntime.export_for_timing
+    export = onnxruntime.export_for_timing
 
     def refusing(module, inputs):
         if isinstance(module, nn.Conv2d):
@@ -219,8 +220,8 @@ def test_what_cannot_be_timed_is_dropped_and_named(start, monkeypatch):
         return export(module, inputs)
 
     compilation = run_passes(start("0.6x", "identity", ops=[Picky(listed=EQUAL[:1])]), [CheckOps()])
-    monkeypatch.setattr(latency.onnxruntime, "export_for_timing", refusing)
-    done = run_passes(compilation, [MeasureCosts(rounds=3, networks=2)])
+    monkeypatch.setattr(onnxruntime, "export_for_timing", refusing)
+    done = run_passes(compilation, [MeasureCosts(QUICK)])
     reason = "op picky(k=3) of slot 'blocks.0' cannot be timed: not today"
     assert Dropped("blocks.0", PICKY, reason) in done.dropped
     assert slots_with(done) == ()

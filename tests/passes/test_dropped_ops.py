@@ -13,8 +13,11 @@ from lanac import run_passes
 from lanac.ir import IDENTITY, TEACHER, OpSpec
 from lanac.ops import FAMILIES
 from lanac.passes import MeasureCosts, PrunePool
+from lanac.passes.latency import Thoroughness
+from lanac.targets import Effort
 
-COSTS = MeasureCosts(rounds=2, networks=2)
+QUICK = Thoroughness(Effort(least=2, most=2), 2, Effort(least=2, most=2))
+COSTS = MeasureCosts(QUICK)
 OP = OpSpec.of("faulty", k=1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -10,20 +11,22 @@ import torch
 from torch import nn
 
 from lanac import run_passes
+from lanac.backends import onnx as onnx_backend
 from lanac.backends import onnxruntime
-from lanac.backends.onnx import OnnxBackend
 from lanac.compilation import Finalist, Student
 from lanac.errors import BackendError
 from lanac.ir import TEACHER, OpSpec, Plan, parse_op
 from lanac.ops.folding import Foldable, is_foldable
 from lanac.ops.repvgg import Branches
-from lanac.passes import DistillCandidates, EmitStudent, MeasureCosts, TimeFinalists
+from lanac.passes import DistillCandidates, EmitStudent, MeasureCosts, TimeFinalists, student_files
 from lanac.passes.assemble import assemble_student
 from lanac.passes.emit_student import fold_student
-from lanac.targets import count_flops, count_params
+from lanac.passes.latency import Thoroughness
+from lanac.targets import Effort, count_flops, count_params
 
 OP = parse_op("repvgg(k=3)")
-COSTS = MeasureCosts(rounds=2, networks=6)
+QUICK = Thoroughness(Effort(least=2, most=2), 2, Effort(least=2, most=2))
+COSTS = MeasureCosts(replace(QUICK, networks=6))
 
 
 @pytest.fixture
@@ -114,15 +117,19 @@ def test_what_is_emitted_has_one_convolution_for_each_op(finetuned):
 
 def test_where_only_source_is_emitted_the_folded_student_is_timed(finetuned, monkeypatch):
     timed = []
-    emit = OnnxBackend.emit
+    export = onnx_backend.export_model
 
-    def record(self, student, folder, inputs, target):
-        timed.append(student)
-        return emit(self, student, folder, inputs, target)
+    def record(module, inputs):
+        timed.append(module)
+        return export(module, inputs)
 
-    monkeypatch.setattr(OnnxBackend, "emit", record)
+    for module in (onnx_backend, student_files):
+        monkeypatch.setattr(module, "export_model", record)
     run_passes(finetuned, [EmitStudent(backends=("pytorch",), samples=4, rounds=2)])
     teacher, student = timed
+    assert (finetuned.out / "teacher.onnx").exists()
+    folder = finetuned.out / "flops-0.9x@cpu"
+    assert sorted(path.name for path in folder.iterdir()) == ["student.py", "student.safetensors"]
     assert len(convolutions(student)) < len(convolutions(teacher))
     assert not is_foldable(student)
 

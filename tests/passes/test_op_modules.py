@@ -9,9 +9,9 @@ from torch import nn
 from lanac.errors import PoolError
 from lanac.ir import TEACHER, parse_op
 from lanac.ops.folding import is_foldable
-from lanac.passes import latency
-from lanac.passes.latency import Part
+from lanac.passes import time_parts
 from lanac.passes.op_modules import OpModules
+from lanac.passes.time_parts import Part
 
 OPS = [parse_op(text) for text in ("efn(e=3,k=3,se=0)", "cb_res(k=3)", "repvgg(k=3)")]
 
@@ -68,13 +68,17 @@ def parts(*params):
     return [Part(str(place), nn.Identity, (), count) for place, count in enumerate(params)]
 
 
+def grouped(parts):
+    return list(time_parts._groups(parts, lambda _: True, 1))
+
+
 def test_what_is_timed_together_fits_into_memory():
-    most = latency._GROUP_PARAMS
-    groups = latency._groups(parts(most, 1, most / 2, most / 2, most / 4, 2 * most))
+    most = time_parts.GROUP_PARAMS
+    groups = grouped(parts(most, 1, most / 2, most / 2, most / 4, 2 * most))
     assert [[part.key for part in group] for group in groups] == [
         ["0"],
         ["1", "2"],
         ["3", "4"],
         ["5"],
     ]
-    assert [len(group) for group in latency._groups(parts(*[1] * 50))] == [24, 24, 2]
+    assert [len(group) for group in grouped(parts(*[1] * 50))] == [24, 24, 2]

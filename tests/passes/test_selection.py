@@ -6,9 +6,10 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from lanac import Settings, choose_plan, run_passes
-from lanac.compilation import Finalist
+from lanac.compilation import Finalist, Trial
 from lanac.errors import InfeasibleBudgetError, TrainingError
 from lanac.ir import TEACHER
 from lanac.passes import (
@@ -19,16 +20,27 @@ from lanac.passes import (
     ScoreCandidates,
     SelectPlans,
     TimeFinalists,
+    TuneFinalists,
     select_plans,
     time_finalists,
 )
 from lanac.passes import evaluate_plans as evaluation
+from lanac.passes.assemble import DISTILLED, assemble_student, load_op
+from lanac.passes.latency import Thoroughness
+from lanac.passes.score_candidates import evaluation_indices
 from lanac.solver import SelectionStatus, solve
-from lanac.targets import Timing
+from lanac.targets import Effort, Timing
 from lanac.targets.budget import parse_budgets
+from lanac.training.batch_norm import current_statistics
+from lanac.training.checkpoint import CheckpointClock
+from lanac.training.data import in_order
+from lanac.training.finetune import FinetuneOptions, Finetuner, Measured
+from lanac.workspace import Workspace
+
+QUICK = Thoroughness(Effort(least=2, most=2), 2, Effort(least=2, most=2))
 
 PREPARE = [
-    MeasureCosts(rounds=3, networks=2),
+    MeasureCosts(QUICK),
     PrunePool(),
     DistillCandidates(samples=32, batch=16),
     ScoreCandidates(64, 32),
@@ -166,10 +178,10 @@ class TestTime:
         compilation = run_passes(prepared(start, "0.6x"), [SelectPlans(plans=3)])
         times = []
 
-        def fake(runs, *, threads, rounds, progress):
-            return [Timing(ms, ms, ms, rounds) for ms in (10.0, *times)][: len(runs)]
+        def fake(compilation, networks, rounds, what):
+            return [Timing(ms, ms, ms, rounds) for ms in (10.0, *times)][: len(networks)]
 
-        monkeypatch.setattr(time_finalists, "time_interleaved", fake)
+        monkeypatch.setattr(time_finalists, "time_networks", fake)
 
         def finalists(*items):
             times[:] = [ms for ms, _ in items]
@@ -211,9 +223,7 @@ class TestTime:
         assert again.tightening["latency_ms"] == pytest.approx(0.98 * expected)
 
     def test_what_is_counted_needs_no_timing(self, start, monkeypatch):
-        monkeypatch.setattr(
-            time_finalists, "time_interleaved", lambda *_, **__: pytest.fail("timed")
-        )
+        monkeypatch.setattr(time_finalists, "time_networks", lambda *_, **__: pytest.fail("timed"))
         compilation = run_passes(prepared(start, "flops=0.6x", "skip"), [SelectPlans(plans=1)])
         compilation = compilation.having(finalists=(Finalist(compilation.plans[0], 0.2, 0.1, 9),))
         done = TimeFinalists().run(compilation)
@@ -222,12 +232,163 @@ class TestTime:
     def test_a_budget_that_stays_broken_is_given_up(self, start, monkeypatch):
         """Every finalist is measured at 0.65x, whatever is selected."""
 
-        def fake(runs, *, threads, rounds, progress):
-            return [Timing(ms, ms, ms, 1) for ms in (10.0, *[6.5] * (len(runs) - 1))]
+        def fake(compilation, networks, rounds, what):
+            return [Timing(ms, ms, ms, 1) for ms in (10.0, *[6.5] * (len(networks) - 1))]
 
         compilation = prepared(start, "0.6x")
-        monkeypatch.setattr(time_finalists, "time_interleaved", fake)
+        monkeypatch.setattr(time_finalists, "time_networks", fake)
         settings = Settings(plans=2, evaluate_images=64, finalists=1)
         with pytest.raises(InfeasibleBudgetError) as error:
             choose_plan(compilation.having(budget=parse_budgets("0.6x")[0]), settings)
         assert "tightening" in str(error.value)
+
+
+class TestLosses:
+    """Networks together, as many as there are, against each of them rewritten and run alone."""
+
+    @staticmethod
+    def alone(compilation, ops, images, batch):
+        task, program = compilation.task, compilation.program
+        chosen = {
+            slot.name: load_op(compilation, slot, op)
+            for slot, op in zip(program.slots, ops, strict=True)
+        }
+        network = program.rewrite(chosen).eval()
+        indices = evaluation_indices(len(task.train), images, compilation.seed)
+        total = 0.0
+        for part in in_order(images, batch):
+            [samples] = task.train.batches([[indices[place] for place in part]], compilation.seed)
+            with torch.no_grad():
+                reference = None if task.labelled else program.teacher(*samples.inputs)
+                with current_statistics(network):
+                    outputs = network(*samples.inputs)
+            total += float(task.loss(outputs, samples, reference)) * len(part)
+        return total / images
+
+    @pytest.mark.parametrize("labelled", [True, False])
+    def test_they_are_those_of_each_network_alone(self, start, labelled):
+        compilation = run_passes(prepared(start, "flops=0.6x"), [SelectPlans(plans=6)])
+        task = replace(compilation.task, labelled=labelled)
+        compilation = compilation.having(task=task)
+        networks = [(TEACHER,) * len(compilation.program.slots)]
+        networks += [plan.ops for plan in compilation.plans]
+        steps = []
+        found = evaluation.PlanEvaluation(compilation, 32, 90).losses(networks, 90, steps.append)
+        assert len(steps) == 3 * len(networks)
+        for ops in networks:
+            assert found[ops] == self.alone(compilation, ops, 90, 32)
+
+    def test_a_stopped_run_goes_on(self, start):
+        compilation = run_passes(prepared(start, "flops=0.6x"), [SelectPlans(plans=4)])
+        networks = [plan.ops for plan in compilation.plans]
+
+        def stopping(steps):
+            counted.append(steps)
+            if len(counted) == 6:  # in the middle of the second batch
+                raise KeyboardInterrupt
+
+        counted = []
+        with pytest.raises(KeyboardInterrupt):
+            evaluation.PlanEvaluation(compilation, 32, 96).losses(networks, 96, stopping)
+        ran = []
+        again = evaluation.PlanEvaluation(compilation, 32, 96)
+        measured = again._measured
+        again._measured = lambda networks, batch: measured(
+            ran.append(len(networks)) or networks, batch
+        )
+        found = again.losses(networks, 96, lambda steps: None)
+        assert ran == [2, 4]
+        assert found == {ops: self.alone(compilation, ops, 96, 32) for ops in networks}
+
+
+class TestTune:
+    """Three finalists; the short finetuning is faked where its losses are what matters."""
+
+    OPTIONS = FinetuneOptions(batch=50, steps=3)
+
+    @pytest.fixture
+    def finalists(self, start):
+        compilation = run_passes(prepared(start, "flops=0.6x"), [SelectPlans(plans=3)])
+        found = tuple(
+            Finalist(plan, 0.1 * place, 0.1, 100, costs=plan.costs, fits=place != 1)
+            for place, plan in enumerate(compilation.plans)
+        )
+        return compilation.having(finalists=found, chosen=found[0])
+
+    def test_each_that_fits_is_tried_and_the_best_is_chosen(self, finalists, monkeypatch):
+        """By its loss on the held-out samples, whatever its loss was before."""
+        first, second, third = finalists.finalists
+        done = TuneFinalists(self.OPTIONS).run(finalists)
+        assert done.finalists[1] == second
+        trials = [done.finalists[place].trial for place in (0, 2)]
+        assert [trial.steps for trial in trials] == [3, 3]
+        assert [trial.samples for trial in trials] == [len(done.task.held_out)] * 2
+        best = min((0, 2), key=lambda place: done.finalists[place].trial.after)
+        assert done.chosen == done.finalists[best]
+        for item, trial in zip((first, third), trials, strict=True):
+            student = assemble_student(done, item.plan.ops)
+            tuner = Finetuner(
+                student, done.program.teacher, done.task, self.OPTIONS, done.seed, done.device
+            )
+            losses = [
+                epoch["held_out_loss"] for epoch in tuner.run(lambda _: None, lambda _: None).epochs
+            ]
+            assert [trial.before, trial.after] == losses
+
+    def test_nothing_is_tried_where_there_is_no_choice(self, finalists, monkeypatch):
+        monkeypatch.setattr(TuneFinalists, "_trial", lambda *_: pytest.fail("tried"))
+        few = tuple(
+            replace(item, fits=place == 2) for place, item in enumerate(finalists.finalists)
+        )
+        alone = finalists.having(finalists=few, chosen=few[2])
+        assert TuneFinalists(self.OPTIONS).run(alone) == alone
+        none = FinetuneOptions(steps=0)
+        assert TuneFinalists(none).run(finalists) == finalists
+
+    def test_a_stopped_run_goes_on(self, finalists, monkeypatch):
+        """Stopped in the second trial; the first is not made again, the second goes on."""
+        expected = TuneFinalists(self.OPTIONS).run(finalists)
+        stopped = replace(finalists, seed=finalists.seed + 1)
+        undisturbed = TuneFinalists(self.OPTIONS).run(stopped)
+        assert undisturbed.finalists != expected.finalists
+        again = replace(stopped, workspace=Workspace(stopped.out / "other"))
+        for slot, ops in finalists.weights.items():
+            for op in ops:
+                key = finalists.weights[slot][op].key
+                again.workspace.put(DISTILLED, key, finalists.workspace.get(DISTILLED, key))
+        loss = Finetuner.loss
+        steps = []
+
+        def stopping(self, batch):
+            steps.append(batch)
+            if len(steps) == stop_at:
+                raise KeyboardInterrupt
+            return loss(self, batch)
+
+        monkeypatch.setattr(Finetuner, "loss", stopping)
+        monkeypatch.setattr(CheckpointClock, "is_due", lambda self: True)
+        stop_at = 6
+        with pytest.raises(KeyboardInterrupt):
+            TuneFinalists(self.OPTIONS).run(again)
+        steps.clear()
+        stop_at = -1
+        assert TuneFinalists(self.OPTIONS).run(again).finalists == undisturbed.finalists
+        assert len(steps) == 1
+
+    def test_a_finalist_without_a_finite_loss_is_out(self, finalists, monkeypatch):
+        def measured(module, *_):
+            return Measured(1.0, next(losses))
+
+        monkeypatch.setattr("lanac.training.finetune.measure_held_out", measured)
+        losses = iter([0.2, math.nan, 0.4, 0.3])
+        done = TuneFinalists(self.OPTIONS).run(finalists)
+        assert done.chosen == done.finalists[2]
+        assert done.chosen.trial == Trial(3, len(done.task.held_out), 0.4, 0.3)
+        assert done.finalists[0].trial is None
+        reason = "its loss on the held-out samples is infinite or not a number"
+        assert done.instruments.warned[-1] == f"finalist 1 is out: {reason}"
+        losses = iter([math.nan] * 4)
+        other = replace(finalists, seed=3)
+        with pytest.raises(TrainingError) as error:
+            TuneFinalists(self.OPTIONS).run(other)
+        assert str(error.value) == reason

@@ -42,7 +42,9 @@ class TestDistill:
                 assert_equal(weights_of(together, slot, op), weights_of(alone, slot, op))
                 assert together.weights[slot][op].error == alone.weights[slot][op].error
 
-    def test_a_stopped_run_goes_on_from_its_checkpoint(self, start, monkeypatch):
+    @pytest.mark.parametrize("whole", [0, 3], ids=["fitted", "in the fourth step"])
+    def test_a_stopped_run_goes_on_from_its_checkpoint(self, start, monkeypatch, whole):
+        """Nothing is fitted again: a checkpoint holds what was fitted, before the first step too."""
         expected = run_passes(start("flops=0.6x", f"slim,{DENSE}", "undisturbed"), [DISTILL])
         steps = []
         learn = module.Candidate.learn
@@ -56,14 +58,15 @@ class TestDistill:
         monkeypatch.setattr(module.Candidate, "learn", stopping)
         monkeypatch.setattr(module.CheckpointClock, "is_due", lambda self: True)
         candidates = sum(map(len, expected.weights.values()))
-        stop_after = 3 * candidates + 5  # in the middle of the fourth step
+        stop_after = whole * candidates + 5
         compilation = start("flops=0.6x", f"slim,{DENSE}", "stopped")
         with pytest.raises(KeyboardInterrupt):
             run_passes(compilation, [DISTILL])
         steps.clear()
         stop_after = -1
+        monkeypatch.setattr(module, "collect_inputs", None)
         resumed = run_passes(compilation, [DISTILL])
-        assert len(steps) == 3 * candidates  # of six
+        assert len(steps) == (6 - whole) * candidates
         for slot, ops in expected.weights.items():
             for op in ops:
                 assert_equal(weights_of(resumed, slot, op), weights_of(expected, slot, op))
@@ -101,9 +104,9 @@ class TestDistill:
         trained = []
         build = module.DistillCandidates._candidates
 
-        def recorded(self, compilation, missing, *rest):
+        def recorded(self, compilation, missing, *rest, **options):
             trained.extend(op for _, op in missing.values())
-            return build(self, compilation, missing, *rest)
+            return build(self, compilation, missing, *rest, **options)
 
         monkeypatch.setattr(module.DistillCandidates, "_candidates", recorded)
         run_passes(start("flops=0.6x", f"{SLIM},{DENSE}"), [DISTILL])

@@ -74,7 +74,7 @@ def test_several_limits_and_several_budgets() -> None:
         (
             "param=5M",
             "budget 'param=5M': unknown resource 'param'. Did you mean 'params'? "
-            "Known: flops, latency, memory, params.",
+            "Known: energy, flops, latency, memory, params, size.",
         ),
         ("0.5x+10ms", "budget '0.5x+10ms' limits latency_ms twice"),
         ("0.5x,0.3x, 0.5x", "budget '0.5x,0.3x, 0.5x' names one budget twice"),

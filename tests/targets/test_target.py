@@ -21,10 +21,14 @@ def all_targets() -> st.SearchStrategy[Target]:
     ]
     counts = st.integers(1, 4096)
 
-    def build(made: tuple[str, str, str], batch: int, threads: int) -> Target:
-        return Target(*made, batch, threads if devices()[made[0]].kind == "cpu" else 1)
+    def build(
+        made: tuple[str, str, str], batch: int, threads: int, version: tuple[int, int] | None
+    ) -> Target:
+        threads = threads if devices()[made[0]].kind == "cpu" else 1
+        return Target(*made, batch, threads, version if made[1] == "tensorrt" else None)
 
-    return st.builds(build, st.sampled_from(made), counts, counts)
+    versions = st.none() | st.tuples(st.just(10), st.integers(0, 4))
+    return st.builds(build, st.sampled_from(made), counts, counts, versions)
 
 
 @given(all_targets())
@@ -51,6 +55,16 @@ def test_the_short_name_parses_back_too_and_names_a_folder(target: Target) -> No
         ("rtx3090:pytorch", Target("rtx3090", "pytorch", "fp16", 32, 1), "rtx3090-pytorch"),
         ("a100", Target("a100", "tensorrt", "fp16", 128, 1), "a100"),
         ("cuda", Target("cuda", "pytorch", "fp16", 32, 1), "cuda"),
+        (
+            "v100:tensorrt10.3",
+            Target("v100", "tensorrt", "fp16", 128, 1, (10, 3)),
+            "v100-tensorrt10.3",
+        ),
+        (
+            "a100:b1:tensorrt11",
+            Target("a100", "tensorrt", "fp16", 1, 1, (11, 0)),
+            "a100-tensorrt11.0-b1",
+        ),
     ],
 )
 def test_parts_in_any_order_and_defaults(text: str, target: Target, short: str) -> None:
@@ -89,6 +103,11 @@ DEVICES = (
             "h100:tensorrt_rtx",
             "tensorrt_rtx does not run on h100 (NVIDIA H100 SXM5 80 GB); what does: tensorrt, "
             "pytorch, inductor",
+        ),
+        (
+            "v100:tensorrt11",
+            "TensorRT 11.0 does not support NVIDIA V100 SXM2 16 GB; the last one that does is "
+            "10.4, and without a number that is taken",
         ),
         ("v100:t4", "threads are for CPUs, v100 is a GPU; leave 't4' out"),
     ],

@@ -47,6 +47,13 @@ def test_restored_training_goes_on_bit_for_bit(before: int) -> None:
     assert all(torch.equal(actual[name], value) for name, value in expected.items())
 
 
+def test_what_has_nothing_to_learn_keeps_its_buffers() -> None:
+    net, other = nn.BatchNorm1d(4, affine=False), nn.BatchNorm1d(4, affine=False)
+    net(torch.randn(8, 4))
+    unpack_training(pack_training(net, None), other, None)
+    assert torch.equal(other.get_buffer("running_mean"), net.get_buffer("running_mean"))
+
+
 def test_a_checkpoint_holds_nothing_but_tensors() -> None:
     net, optimizer = training(0)
     step(net, optimizer, 0)

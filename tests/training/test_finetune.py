@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from lanac.errors import TrainingError
 from lanac.training import finetune
-from lanac.training.finetune import FinetuneOptions, Finetuner, FinetuneState, measure
+from lanac.training.finetune import (
+    FinetuneOptions,
+    Finetuner,
+    FinetuneState,
+    Measured,
+    measure,
+    measure_held_out,
+)
 from lanac.training.task import Task
 from lanac.workspace import Result, Workspace
 
@@ -120,17 +127,18 @@ def test_the_best_epoch_is_kept(make_task: MakeTask, monkeypatch: pytest.MonkeyP
     metrics = iter([10.0, 30.0, 30.0, 20.0])
     seen: list[dict[str, Tensor]] = []
 
-    def fake(module: nn.Module, *_: Any) -> float:
+    def fake(module: nn.Module, *_: Any) -> Measured:
         seen.append(copy.deepcopy(module.state_dict()))
-        return next(metrics)
+        return Measured(next(metrics), 0.5)
 
-    monkeypatch.setattr(finetune, "measure", fake)
+    monkeypatch.setattr(finetune, "measure_held_out", fake)
     found = tuner(make_task(), FinetuneOptions(epochs=3, batch=4))
     state = found.run(nothing, nothing)
     assert (state.best_epoch, state.best_metric) == (1, 30.0)  # the earlier of two equal ones
     assert [record["epoch"] for record in state.epochs] == [0, 1, 2, 3]
     assert [record["metric"] for record in state.epochs] == [10, 30, 30, 20]
     assert "loss" not in state.epochs[0]
+    assert [record["held_out_loss"] for record in state.epochs] == [0.5] * 4
     assert all(torch.equal(seen[1][k], v) for k, v in found.student.state_dict().items())
     assert not found.student.training
 
@@ -177,7 +185,7 @@ def test_a_metric_that_is_no_number_is_worse_than_any_number(
     make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = iter([math.nan, 10.0, math.nan])
-    monkeypatch.setattr(finetune, "measure", lambda *_: next(metrics))
+    monkeypatch.setattr(finetune, "measure_held_out", lambda *_: Measured(next(metrics), math.nan))
     state = tuner(make_task()).run(nothing, nothing)
     assert (state.best_epoch, state.best_metric) == (1, 10.0)
 
@@ -185,7 +193,7 @@ def test_a_metric_that_is_no_number_is_worse_than_any_number(
 def test_without_any_number_the_student_stays_as_it_was(
     make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finetune, "measure", lambda *_: math.nan)
+    monkeypatch.setattr(finetune, "measure_held_out", lambda *_: Measured(math.nan, math.nan))
     found = tuner(make_task(), FinetuneOptions(epochs=0, batch=4))
     found.run(nothing, nothing)
     assert torch.equal(found.student.get_parameter("0.weight"), network(1)[0].weight)
@@ -209,3 +217,28 @@ def test_measuring_averages_over_samples_not_batches(make_task: MakeTask) -> Non
     with torch.no_grad():
         right = (model(*batch.inputs).argmax(1) == batch.targets).float().mean()
     assert value == pytest.approx(100 * float(right))
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_metric_and_loss_of_the_held_out_samples(make_task: MakeTask, labelled: bool) -> None:
+    task, model, teacher = make_task(labelled), network(2).train(), network(0).eval()
+    found = measure_held_out(model, teacher, task, CPU)
+    batch = task.held_out.batch(range(len(task.held_out)))
+    with torch.no_grad():
+        outputs, reference = model(*batch.inputs), teacher(*batch.inputs)
+    assert found.metric == pytest.approx(task.metric(outputs, batch, reference))
+    assert found.loss == pytest.approx(float(task.loss(outputs, batch, reference)))
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(3, 1), (5, 1), (8, 2), (0, 0)])
+def test_so_many_steps_instead_of_epochs(make_task: MakeTask, steps: int, epochs: int) -> None:
+    counted: list[int] = []
+    found = tuner(make_task(), FinetuneOptions(epochs=7, batch=4, steps=steps))  # 5 make an epoch
+    state = found.run(nothing, counted.append)
+    assert sum(counted) == state.step == steps
+    assert [record["epoch"] for record in state.epochs] == list(range(epochs + 1))
+
+
+def test_the_name_of_a_result_says_all_that_it_depends_on() -> None:
+    assert FinetuneOptions(checkpoint_s=1).identity() == FinetuneOptions().identity()
+    assert FinetuneOptions(steps=9).identity() == {**FinetuneOptions().identity(), "steps": 9}

@@ -1,0 +1,86 @@
+"""The ops of a pool as outlines: modules of the right structure without weights, built in a moment.
+
+What predicts costs needs shapes alone. A family builds its ops on the meta device, where nothing is
+drawn and nothing takes memory; and an op that takes nothing from the teacher's weights is the same for
+all slots whose own ops are alike, such as the repeated blocks of a stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import torch
+from torch import nn
+
+from lanac.errors import PoolError
+from lanac.ir import OpSpec, Program, Slot, signature
+from lanac.ops.base import SlotView
+from lanac.ops.build import build_op
+from lanac.ops.families import INSTALLED, Families
+from lanac.ops.folding import folded
+
+
+class OpOutlines:
+    """Builds outlines of a program's ops, equal ones once.
+
+    Args:
+        program: the teacher and its slots.
+        families: of the ops.
+        seed: for ops that have to be built with weights.
+    """
+
+    def __init__(self, program: Program, families: Families = INSTALLED, seed: int = 0) -> None:
+        self._views = {slot.name: SlotView.of(program, slot) for slot in program.slots}
+        self._families, self._seed = families, seed
+        self._signatures: dict[str, str] = {}
+        self._built: dict[Hashable, nn.Module] = {}
+        self._bound: set[tuple[str, OpSpec]] = set()
+
+    def key(self, slot: Slot, op: OpSpec) -> Hashable:
+        """Equal for ops that run the same kernels.
+
+        Raises:
+            PoolError: the op cannot be built for this slot.
+        """
+        shared = self._signature(slot), op
+        if shared in self._bound:
+            return slot.name, op
+        if shared not in self._built:
+            module = self._build(slot, op)
+            if any(value.device.type != "meta" for value in module.state_dict().values()):
+                self._bound.add(shared)
+                self._built[slot.name, op] = module
+                return slot.name, op
+            self._built[shared] = module
+        return shared
+
+    def get(self, slot: Slot, op: OpSpec) -> nn.Module:
+        """The op as it will run, folded and in eval mode; its weights may be on the meta device.
+
+        Raises:
+            PoolError: the op cannot be built for this slot.
+        """
+        key = self.key(slot, op)
+        if key not in self._built:
+            self._built[key] = self._build(slot, op)
+        return self._built[key]
+
+    def _signature(self, slot: Slot) -> str:
+        if slot.name not in self._signatures:
+            spec = slot.input_spec.with_batch(1)
+            self._signatures[slot.name] = signature(self._views[slot.name].teacher, spec)
+        return self._signatures[slot.name]
+
+    def _build(self, slot: Slot, op: OpSpec) -> nn.Module:
+        view = self._views[slot.name]
+        try:
+            with torch.device("meta"):
+                module = self._families.get(op.family).build(op, view)
+            return folded(module.eval())
+        except Exception:  # families may compute with weights, and then anything can happen on meta
+            pass
+        module = build_op(op, view, self._seed, self._families)
+        try:
+            return folded(module)
+        except PoolError as error:
+            raise PoolError(f"op {op} of slot {slot.name!r}: {error}") from error
