@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lanac.inspection import Inspection, inspect
     from lanac.instruments import Instruments
     from lanac.ir import OpSpec
+    from lanac.measuring import measure
     from lanac.ops.base import Family, SlotView
     from lanac.passes import run_passes
     from lanac.predicting import predict
@@ -50,6 +51,7 @@ _HOMES = {
     "explain": "lanac.explaining",
     "export": "lanac.exporting",
     "inspect": "lanac.inspection",
+    "measure": "lanac.measuring",
     "pareto": "lanac.fronts",
     "predict": "lanac.predicting",
     "preparation": "lanac.compiler",
@@ -80,6 +82,7 @@ __all__ = [
     "explain",
     "export",
     "inspect",
+    "measure",
     "pareto",
     "predict",
     "preparation",

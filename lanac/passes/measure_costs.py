@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +12,8 @@ from torch import nn
 
 from lanac.compilation import Compilation, Dropped
 from lanac.errors import CostTableError, LanacError, PoolError
-from lanac.ir import TEACHER, OpSpec, Program, TensorSpec, signature
+from lanac.instruments import Advance
+from lanac.ir import TEACHER, OpSpec, Program, Slot, TensorSpec, signature
 from lanac.ops.pool import Pool
 from lanac.passes.latency import Latencies, Thoroughness
 from lanac.passes.latency_costs import latency_costs
@@ -30,6 +33,9 @@ from lanac.targets import (
     peak_activation_bytes,
 )
 from lanac.workspace import Result, key_of
+
+_MANY = 300
+"""Counting more ops than this takes long enough to be shown."""
 
 
 @dataclass(frozen=True)
@@ -101,31 +107,41 @@ def count_ops(
     """Counted costs by resource, slot name and op; and the ops that cannot be built or counted."""
     counted: dict[str, dict[str, dict[OpSpec, float]]] = {name: {} for name in COUNTED}
     failed: list[Dropped] = []
-    for slot in program.slots:
-        specs = (slot.input_spec.with_batch(1),)
-        for op in pool[slot.name]:
-            try:
-                module = modules.get(slot, op)
-            except PoolError as error:
-                failed.append(Dropped(slot.name, op, str(error)))
-                continue
-            try:
-                counts = _counts(compilation, module, modules.signature(slot, op), specs)
-            except LanacError:
-                raise
-            # The op's own code runs here, which may raise anything. The teacher's has to be counted.
-            except Exception as error:
-                if op == TEACHER:
-                    raise
-                reason = (
-                    f"op {op} of slot {slot.name!r} cannot be counted: "
-                    f"{type(error).__name__}: {error}"
-                )
-                failed.append(Dropped(slot.name, op, reason))
-                continue
-            for resource, count in counts.items():
-                counted[resource].setdefault(slot.name, {})[op] = count
+    places = [(slot, op) for slot in program.slots for op in pool[slot.name]]
+    showing: AbstractContextManager[Advance] = contextlib.nullcontext(lambda _: None)
+    if len(places) > _MANY:
+        showing = compilation.instruments.progress("counting", len(places))
+    with showing as advance:
+        for slot, op in places:
+            counts = _count_op(compilation, modules, slot, op)
+            if isinstance(counts, Dropped):
+                failed.append(counts)
+            else:
+                for resource, count in counts.items():
+                    counted[resource].setdefault(slot.name, {})[op] = count
+            advance(1)
     return counted, failed
+
+
+def _count_op(
+    compilation: Compilation, modules: OpModules, slot: Slot, op: OpSpec
+) -> dict[str, float] | Dropped:
+    """What is counted of an op, or why it cannot be."""
+    try:
+        module = modules.get(slot, op)
+    except PoolError as error:
+        return Dropped(slot.name, op, str(error))
+    specs = (slot.input_spec.with_batch(1),)
+    try:
+        return _counts(compilation, module, modules.signature(slot, op), specs)
+    except LanacError:
+        raise
+    # The op's own code runs here, which may raise anything. The teacher's has to be counted.
+    except Exception as error:
+        if op == TEACHER:
+            raise
+        reason = f"op {op} of slot {slot.name!r} cannot be counted: {type(error).__name__}: {error}"
+        return Dropped(slot.name, op, reason)
 
 
 def _counts(

@@ -223,3 +223,15 @@ def test_timm(name: str, statistics: Callable[[nn.Module], nn.Module], tmp_path:
         x = torch.randn(batch, 3, 64, 64)
         with torch.no_grad():
             assert relative_error(run(x)[0], teacher(x)) < 1e-4
+
+
+def test_gelu_stands_in_the_order_that_runtimes_fuse(tmp_path: Path) -> None:
+    """x * (1 + erf) * 0.5: ONNX Runtime makes one operator of it."""
+    network = nn.Sequential(nn.Linear(4, 4), nn.GELU()).eval()
+    inputs = (torch.randn(3, 4),)
+    model = export_model(network, inputs)
+    (last,) = [node for node in model.graph.node if model.graph.output[0].name in node.output]
+    constants = {value.name: onnx.numpy_helper.to_array(value) for value in model.graph.initializer}
+    assert [constants[name] for name in last.input if name in constants] == [0.5]
+    (output,) = BACKEND.load(backend.save_model(model, tmp_path), CPU)(*inputs)
+    assert relative_error(output, network(*inputs)) < 1e-6

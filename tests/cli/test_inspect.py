@@ -12,6 +12,7 @@ import pytest
 
 import lanac as library
 from lanac.frontend.model_file import load_model_file
+from lanac.targets import devices
 
 COUNTED = (
     "params and flops are counted, for one sample; a multiplication with its addition is two flops"
@@ -239,7 +240,8 @@ class TestInput:
              "blocks, classifier, stem (lanac inspect shows the slots)"),
             (("--granularity", "layers"), "granularity 'layers' is unknown; expected block or layer"),
             (("--target", "gpu"), "target 'gpu': unknown device 'gpu'. Did you mean 'cpu'? "
-             "Known: cpu."),
+             f"Known: {', '.join(sorted(devices()))}. A device is an entry of "
+             "lanac/targets/devices.toml; 'cpu' and 'cuda' stand for what this machine has"),
             (("--input-size", "1,12,12"), "--input-size '1,12,12' is malformed; expected the "
              "dimensions of one sample without the batch, such as 3x224x224"),
         ],
