@@ -76,7 +76,8 @@ def test_a_target_that_nothing_tells_of_is_refused_at_once(start):
     assert str(caught.value) == (
         "latency on cuda:pytorch:fp16:b4:t1 can neither be measured here (this machine has no CUDA "
         "device that torch can use) nor predicted: target 'cuda:pytorch:fp16:b4:t1': cuda stands for "
-        "this machine's first CUDA device, of which no figures are known, so its latency can only be measured there; name the "
+        "this machine's first CUDA device, of which no figures are known, so its latency can only "
+        "be measured there; name the "
         "device, such as rtx3090. Measure a cost table there with `lanac measure` and give it with "
         "--costs, or limit params or flops instead of latency"
     )
