@@ -16,7 +16,7 @@ import argparse
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -40,8 +40,8 @@ INHERITING = ("slim", "lowrank", "kernel", "relu", "shrink_se")
 CPU = torch.device("cpu")
 
 
-def inheriting_ops(view: SlotView) -> Iterator[OpSpec]:
-    for family in INHERITING:
+def inheriting_ops(view: SlotView, families: Iterable[str] = INHERITING) -> Iterator[OpSpec]:
+    for family in families:
         yield from FAMILIES.get(family).enumerate(view)
 
 
@@ -56,7 +56,7 @@ def error(op: nn.Module, x: Tensor, wanted: Tensor) -> float:
     return float((op(x) - wanted).square().sum() / wanted.square().sum())
 
 
-def errors(trained: Trained, images: int) -> None:
+def errors(trained: Trained, images: int, families: Iterable[str]) -> None:
     train, test = (Data.of(trained.train, "train"), Data.of(trained.test, "test"))
     program = build_program(trained.model.eval(), train.batch([0, 1]).inputs)
     capture = SlotCapture(program, CPU)
@@ -71,7 +71,7 @@ def errors(trained: Trained, images: int) -> None:
     for slot in program.slots:
         view = SlotView.of(program, slot, inputs[slot.name])
         sample = (torch.zeros(slot.input_spec.with_batch(1).shape),)
-        for op in inheriting_ops(view):
+        for op in inheriting_ops(view, families):
             fitted = build_op(op, view, 0)
             cost = count_flops(fitted, sample) / max(1, count_flops(view.teacher, sample))
             before = error(inherited(op, view), *unseen[slot.name])
@@ -140,6 +140,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels, with --time")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--network", default="example", help="example, or a name of timm")
+    parser.add_argument("--families", default=",".join(INHERITING))
     parser.add_argument("--workdir", type=Path, default=Path("pools"), help="that of pools.py")
     parser.add_argument("--bytes", type=int, default=1 << 27, help="kept of all slots, with --time")
     arguments = parser.parse_args()
@@ -148,7 +149,7 @@ def main() -> None:
     else:
         name, workdir = arguments.network, arguments.workdir
         trained = example(60000) if name == "example" else of_timm(name, 60000, 3, workdir)
-        errors(trained, arguments.images)
+        errors(trained, arguments.images, arguments.families.split(","))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from least_squares import fit
 
 from lanac.targets.device import devices
 from lanac.targets.predicted.fusion import RULES
-from lanac.targets.predicted.model import Constants, Features, Figures, latencies_ms
+from lanac.targets.predicted.kernels import KernelList
+from lanac.targets.predicted.model import Constants, Features, Figures, latencies_ms, rows_of
 from lanac.targets.predicted.precision import with_precision
 from lanac.targets.predicted.ways import figures_of, regime
 from lanac.targets.predicted.work import CLASSES, MULTIPLYING
@@ -35,8 +36,9 @@ REPARAMETERISED = (
 
 START: dict[str, float] = {
     "launch_us": 8.0, "start_us": 2.0, "cache_gain": 2.0, "cache_share": 0.5, "strided": 1.5,
-    "half_row": 20.0, "half_k": 52.0, "half_n": 23.0, "half_width": 63.0, "half_head": 20.0, "half_tokens": 30.0,
-    "half_window": 1.0, "padding": 0.5, "half_tiles": 0.3, "transform": 0.3,
+    "half_row": 20.0, "half_k": 52.0, "half_n": 23.0, "half_width": 63.0, "half_head": 20.0,
+    "half_tokens": 30.0,
+    "half_window": 1.0, "padding": 0.5, "odd_window": 1.5, "half_tiles": 0.3, "transform": 0.3,
     **{f"b.{kind}": 0.8 for kind in CLASSES},
     **{f"e.{kind}": 0.7 for kind in MULTIPLYING},
     "e.depthwise": 0.2,
@@ -51,6 +53,9 @@ FREEDOM = {
 bytes than the memory gives, so that the bandwidth's share cannot go far up."""
 
 _FREEDOM = 0.5
+_STEP = 1e-4
+_LARGE = 1_000_000_007
+_FIELDS = tuple(Features.__dataclass_fields__)
 _WIDTH = 0.07
 """Residuals larger than this count by their size, not its square."""
 
@@ -78,17 +83,39 @@ class Samples:
         self.measured = np.log([sample.row.latency_ms for sample in samples])
         self.kernels = np.array([sample.kernels for sample in samples])
         self._packs = []
+        self._by_kind: dict[str, list[tuple[Figures, Features, Array]]] = {}
         for figures in dict.fromkeys(sample.figures for sample in samples):
             places = [i for i, sample in enumerate(samples) if sample.figures == figures]
             parts = [samples[i].features for i in places]
             starts = np.cumsum([0, *(len(part.kind) for part in parts)])[:-1]
-            self._packs.append((figures, np.array(places), _joined(parts), starts))
+            joined = _joined(parts)
+            self._packs.append((figures, np.array(places), joined, starts))
+            owners = np.repeat(places, [len(part.kind) for part in parts])
+            for number, kind in enumerate(CLASSES):
+                chosen = joined.kind == number
+                if chosen.any():
+                    of_kind = Features(*[getattr(joined, f)[chosen] for f in _FIELDS])
+                    self._by_kind.setdefault(kind, []).append((figures, of_kind, owners[chosen]))
 
     def device_ms(self, constants: Constants) -> Array:
         found = np.zeros(len(self.rows))
-        for figures, places, features, starts in self._packs:
+        for kind in self._by_kind:
+            found += self.kind_ms(kind, constants)
+        return found
+
+    def kind_ms(self, kind: str, constants: Constants) -> Array:
+        """Milliseconds of one class of kernels in each row."""
+        found = np.zeros(len(self.rows))
+        for figures, features, owners in self._by_kind.get(kind, ()):
             taken = latencies_ms(features, figures, constants) * features.count
-            found[places] = np.add.reduceat(taken, starts)
+            found += np.bincount(owners, taken, len(self.rows))
+        return found
+
+    def macs(self) -> Array:
+        """Multiplications of each row."""
+        found = np.zeros(len(self.rows))
+        for _, places, features, starts in self._packs:
+            found[places] = np.add.reduceat(features.macs * features.count, starts)
         return found
 
     def class_shares(self, constants: Constants) -> Array:
@@ -100,23 +127,51 @@ class Samples:
                 found[places, kind] = np.add.reduceat(taken * (features.kind == kind), starts)
         return found / found.sum(axis=1, keepdims=True)
 
-    def predicted(self, constants: Constants) -> Array:
+    def predicted(self, constants: Constants, device_ms: Array | None = None) -> Array:
         """Logarithms of the latencies in ms."""
+        device = self.device_ms(constants) if device_ms is None else device_ms
         host = self.kernels * constants["launch_us"] * 1e-3
-        logarithms: Array = np.log((self.device_ms(constants) ** 4 + host**4) ** 0.25)
+        logarithms: Array = np.log((device**4 + host**4) ** 0.25)
         return logarithms
 
     @property
     def weights(self) -> Array:
-        """Large families count less per row, so that they do not decide alone."""
-        counts = Counter((row.family, row.setup) for row in self.rows)
-        weights = np.array([counts[row.family, row.setup] ** -0.5 for row in self.rows])
+        """Families and devices with many rows count less per row, so that they do not decide alone."""
+        counts = Counter((row.family, row.device) for row in self.rows)
+        setups = Counter(row.device for row in self.rows)
+        weights = np.array(
+            [(counts[row.family, row.device] * setups[row.device]) ** -0.5 for row in self.rows]
+        )
         return weights / weights.mean()
 
 
 def _joined(parts: Sequence[Features]) -> Features:
-    names = Features.__dataclass_fields__
-    return Features(*[np.concatenate([getattr(part, name) for part in parts]) for name in names])
+    return Features(*[np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS])
+
+
+@dataclass(frozen=True)
+class AnyBatch:
+    """Features as functions of the batch: what grows with it, and what stays.
+
+    Attributes:
+        slopes, constants: (kernels, figures).
+        counts: how often each kernel occurs.
+    """
+
+    slopes: Array
+    constants: Array
+    counts: Array
+
+    @classmethod
+    def of(cls, listed: KernelList) -> AnyBatch:
+        """From a list at batch `_LARGE`, which nothing that stays can reach."""
+        counts = Counter(rows_of(listed))
+        split = [[divmod(value, _LARGE) for value in row] for row in counts]
+        both = np.array(split, dtype=np.float64).reshape(-1, 11, 2)
+        return cls(both[:, :, 0], both[:, :, 1], np.array([*counts.values()], dtype=np.float64))
+
+    def at(self, batch: int) -> Features:
+        return Features.of_table(self.slopes * batch + self.constants, self.counts)
 
 
 class Library:
@@ -124,7 +179,7 @@ class Library:
 
     def __init__(self, store: KernelStore) -> None:
         self._store = store
-        self._known: dict[tuple[object, ...], tuple[Features, float] | None] = {}
+        self._known: dict[tuple[object, ...], AnyBatch | None] = {}
 
     def sample(self, row: Row, rule: str) -> Sample | None:
         """None where the network's kernels or the device's figures are not known."""
@@ -134,28 +189,24 @@ class Library:
         precision = {"amp-fp16": "amp", "fp16": "fp16"}.get(row.precision, "fp32")
         if rule.startswith("tensorrt") and precision == "amp":
             precision = "fp16"
-        if row.layout == "nhwc":
-            rule += "+nhwc"
-        key = (row.model, row.img, row.batch, precision, rule)
+        key = (row.model, row.img, precision, rule)
         if key not in self._known:
             self._known[key] = self._features(*key)
         found = self._known[key]
         if found is None:
             return None
+        features = found.at(row.batch)
+        if row.layout == "nhwc":
+            features.channels_last[:] = 1.0
         threads = int(device.figures["units"].value) if device.kind == "cpu" else 1
-        return Sample(row, found[0], figures_of(device, precision, threads), found[1])
+        figures = figures_of(device, precision, threads)
+        return Sample(row, features, figures, float(found.counts.sum()))
 
-    def _features(
-        self, model: str, img: int, batch: int, precision: str, rule: str
-    ) -> tuple[Features, float] | None:
-        listed = self._store.get(model, img, batch)
+    def _features(self, model: str, img: int, precision: str, rule: str) -> AnyBatch | None:
+        listed = self._store.get(model, img, _LARGE)
         if listed is None:
             return None
-        run = RULES[rule.removesuffix("+nhwc")](with_precision(listed, precision))
-        features = Features.of(run)
-        if rule.endswith("+nhwc"):
-            features.channels_last[:] = 1.0
-        return features, float(len(run.kernels))
+        return AnyBatch.of(RULES[rule](with_precision(listed, precision)))
 
     def samples(self, rows: Sequence[Row], rule: str) -> Samples:
         found = [self.sample(row, rule) for row in rows]
@@ -184,8 +235,23 @@ def fit_constants(
     def constants(x: Array) -> dict[str, float]:
         return {**kept, **dict(zip(names, map(float, np.exp(x)), strict=True))}
 
+    def jacobian(x: Array) -> Array:
+        """A constant of one class moves that class alone, which makes most columns cheap."""
+        parts = {kind: samples.kind_ms(kind, constants(x)) for kind in CLASSES}
+        whole = np.sum([*parts.values()], axis=0)
+        now = samples.predicted(constants(x), whole)
+        columns = []
+        for place, name in enumerate(names):
+            stepped = x.copy()
+            stepped[place] += _STEP
+            moved, kind = constants(stepped), name.partition(".")[2]
+            device = whole - parts[kind] + samples.kind_ms(kind, moved) if kind else None
+            columns.append((samples.predicted(moved, device) - now) / _STEP)
+        return np.array(columns).T
+
     x = fit(
         lambda x: samples.predicted(constants(x)),
+        jacobian,
         samples.measured,
         np.log([start[name] for name in names]),
         weights=samples.weights,
@@ -251,7 +317,7 @@ def kendall_tau(first: Array, second: Array) -> float:
     return float((a * b).sum() / (len(first) * (len(first) - 1)))
 
 
-def folds(rows: Sequence[Row], count: int = 5) -> list[tuple[Array, Array]]:
+def folds(rows: Sequence[Row], count: int = 3) -> list[tuple[Array, Array]]:
     """Places of the rows to fit on and of those left out, family by family; large ones first."""
     sizes = Counter(row.family for row in rows)
     loads = [0] * count

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-_STEP = 1e-4
 
 
 def fit(
     predict: Callable[[Array], Array],
+    jacobian: Callable[[Array], Array],
     measured: Array,
     start: Array,
     *,
@@ -28,6 +28,7 @@ def fit(
 
     Args:
         predict: of the parameters.
+        jacobian: its derivatives (measurements, parameters).
         measured: what to come to.
         start: parameters to start from.
         weights: of each measurement.
@@ -44,15 +45,11 @@ def fit(
     now = predict(x)
     best = loss((now - measured) / width, x)
     for _ in range(rounds):
-        jacobian = np.empty((len(measured), len(x)))
-        for place in range(len(x)):
-            moved = x.copy()
-            moved[place] += _STEP
-            jacobian[:, place] = (predict(moved) - now) / (_STEP * width)
+        slopes = jacobian(x) / width
         residual = (now - measured) / width
         robust = weights / np.sqrt(1 + residual**2)
-        normal = jacobian.T @ (robust[:, None] * jacobian) + np.diag(1 / freedom**2)
-        gradient = jacobian.T @ (robust * residual) + (x - start) / freedom**2
+        normal = slopes.T @ (robust[:, None] * slopes) + np.diag(1 / freedom**2)
+        gradient = slopes.T @ (robust * residual) + (x - start) / freedom**2
         improved = False
         for _ in range(8):
             step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)

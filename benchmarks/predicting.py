@@ -14,22 +14,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import numpy as np  # noqa: E402 - the path comes first
-from fit_latency import WAYS, Way, kept  # noqa: E402
-from latency_data import KernelStore, Row, read_rows  # noqa: E402
-from latency_fit import (  # noqa: E402
-    START,
-    Library,
-    accuracy,
-    fit_constants,
-    folds,
-)
+import numpy as np
+from fit_latency import WAYS, is_other_eager, kept, setup_of
+from latency_data import KernelStore, Row, read_rows
+from latency_fit import START, Accuracy, Library, Samples, accuracy, fit_constants
+
+from lanac.targets.predicted.ways import fitted
 
 PAPER = (
     ("timm:efficientnet_b1", 240, 29.3, 59.0),
@@ -67,51 +63,46 @@ def main() -> None:
 
 
 def show_accuracy(arguments: argparse.Namespace) -> None:
+    """What the fit saw of families that it held out, then what it never sees."""
     rows = read_rows(arguments.fit)
     library = Library(KernelStore(arguments.kernels))
+    ways = fitted()["ways"]
     print("| set | networks | MAPE | bias | Kendall's tau | ratios within a family |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
-    fitted: dict[str, dict[str, float]] = {}
     for way in WAYS:
-        start = fitted[way.start] if way.start else START
-        rule = "tensorrt_volta" if way.rule == "tensorrt" else way.rule
-        chosen = library.samples(kept(rows, way), rule)
-        fitted[way.name] = fit_constants(
-            chosen, start, way.freedom, way.fixed, arguments.rounds
-        )
-        residuals = _held_out(library, chosen.rows, way, rule, start, arguments.rounds)
-        for setup in sorted({_setup(row) for row in chosen.rows}):
-            _line(
-                f"{setup}: families held out", chosen.rows, residuals, lambda r: _setup(r) == setup
-            )
-    eager = WAYS[0]
-    _devices_left_out(library, rows, eager, arguments.rounds)
-    other = [
+        for setup, found in ways[way.name]["held_out"].items():
+            _line(f"{setup}: families held out", Accuracy(**found))
+    eager = ways["gpu-eager"]["constants"]
+    chosen = kept(rows, WAYS[0])
+    _devices_left_out(library, chosen, arguments.rounds)
+    _by_setup(library, [row for row in rows if is_other_eager(row)], eager, "device not in the fit")
+    nhwc = [
         row
         for row in rows
-        if row.runtime == "pytorch-eager" and row.device not in ("rtx3090", "rtx4090")
-    ]
-    samples = library.samples(other, "eager")
-    residuals = samples.predicted(fitted[eager.name]) - samples.measured
-    for setup in sorted({_setup(row) for row in samples.rows}):
-        _line(f"{setup}: device and framework not in the fit", samples.rows, residuals,
-              lambda r: _setup(r) == setup)  # fmt: skip
-    nhwc = [
-        row for row in rows
         if row.layout == "nhwc" and row.device.startswith("rtx") and "2.4" in row.framework
-    ]  # fmt: skip
-    samples = library.samples(nhwc, "eager")
-    residuals = samples.predicted(fitted[eager.name]) - samples.measured
-    for setup in sorted({_setup(row) for row in samples.rows}):
-        _line(f"{setup}, channels last: layout not in the fit", samples.rows, residuals,
-              lambda r: _setup(r) == setup)  # fmt: skip
-    flops = _flops_alone(library.samples(kept(rows, eager), "eager"))
-    _line("3090 and 4090 eager by multiplications alone", *flops, lambda _: True)
-    for column, rule, key in ((2, "tensorrt_volta", "gpu-tensorrt"), (3, "eager", "gpu-eager")):
-        found, error = paper_residuals(library, fitted[key], column, rule)
-        _line(f"the paper's V100, {'TensorRT' if column == 2 else 'PyTorch'}, b128 fp16", found,
-              error, lambda _: True)  # fmt: skip
-        print("  " + ", ".join(f"{r.model[5:]} {100 * e:+.0f} %" for r, e in zip(found, error, strict=True)))
+    ]
+    _by_setup(library, nhwc, eager, "channels last, not in the fit")
+    _line(
+        "3090 and 4090 eager by multiplications alone",
+        _flops_alone(library.samples(chosen, "eager")),
+    )
+    for column, rule, name in ((2, "tensorrt_volta", "gpu-tensorrt"), (3, "eager", "gpu-eager")):
+        found, error = paper_residuals(library, ways[name]["constants"], column, rule)
+        title = "TensorRT" if column == 2 else "PyTorch"
+        _line(f"the paper's V100, {title}, fp16 b128", accuracy(found, error))
+        each = zip(found, error, strict=True)
+        print("  " + ", ".join(f"{row.model[5:]} {100 * e:+.0f} %" for row, e in each))
+
+
+def _by_setup(
+    library: Library, rows: Sequence[Row], constants: dict[str, float], what: str
+) -> None:
+    samples = library.samples(rows, "eager")
+    residuals = samples.predicted(constants) - samples.measured
+    for setup in sorted({setup_of(row) for row in samples.rows}):
+        places = [i for i, row in enumerate(samples.rows) if setup_of(row) == setup]
+        found = accuracy([samples.rows[i] for i in places], residuals[places])
+        _line(f"{setup}: {what}", found)
 
 
 def paper_residuals(
@@ -128,52 +119,28 @@ def paper_residuals(
     return samples.rows, samples.predicted(constants) - samples.measured
 
 
-def _held_out(
-    library: Library, rows: Sequence[Row], way: Way, rule: str, start: dict[str, float], rounds: int
-) -> Any:
-    residuals = np.zeros(len(rows))
-    for train, test in folds(rows):
-        constants = fit_constants(
-            library.samples([rows[i] for i in train], rule), start, way.freedom, way.fixed, rounds
-        )
-        samples = library.samples([rows[i] for i in test], rule)
-        residuals[test] = samples.predicted(constants) - samples.measured
-    return residuals
-
-
-def _devices_left_out(library: Library, rows: Sequence[Row], way: Way, rounds: int) -> None:
+def _devices_left_out(library: Library, rows: Sequence[Row], rounds: int) -> None:
     """Each GPU predicted with what was fitted on the other, with its own figures."""
-    chosen = [row for row in kept(rows, way) if "2.4" in row.framework]
+    way = WAYS[0]
+    chosen = [row for row in rows if "2.4" in row.framework]
     for left, other in (("rtx4090", "rtx3090"), ("rtx3090", "rtx4090")):
         train = library.samples([row for row in chosen if row.device == other], way.rule)
         constants = fit_constants(train, START, way.freedom, way.fixed, rounds)
         test = library.samples([row for row in chosen if row.device == left], way.rule)
-        residuals = test.predicted(constants) - test.measured
-        _line(f"{left} eager 2.4, fitted on the {other} alone", test.rows, residuals, lambda _: True)
+        found = accuracy(test.rows, test.predicted(constants) - test.measured)
+        _line(f"{left} eager 2.4, fitted on the {other} alone", found)
 
 
-def _flops_alone(samples: Any) -> tuple[list[Row], Any]:
+def _flops_alone(samples: Samples) -> Accuracy:
     """Milliseconds proportional to multiplications: one factor per setup."""
-    macs = np.zeros(len(samples.rows))
-    for _, places, features, starts in samples._packs:
-        macs[places] = np.add.reduceat(features.macs * features.count, starts)
-    residuals = np.log(macs) - samples.measured
-    setups = np.array([_setup(row) for row in samples.rows])
+    residuals = np.log(samples.macs()) - samples.measured
+    setups = np.array([setup_of(row) for row in samples.rows])
     for setup in set(setups):
         residuals[setups == setup] -= np.median(residuals[setups == setup])
-    return samples.rows, residuals
+    return accuracy(samples.rows, residuals)
 
 
-def _setup(row: Row) -> str:
-    batch = f" b{row.batch}" if row.runtime == "tensorrt" else ""
-    return f"{row.device} {row.runtime} {row.framework} {row.precision}{batch}"
-
-
-def _line(what: str, rows: Sequence[Row], residuals: Any, chosen: Callable[[Row], bool]) -> None:
-    places = [place for place, row in enumerate(rows) if chosen(row)]
-    if not places:
-        return
-    found = accuracy([rows[place] for place in places], residuals[places])
+def _line(what: str, found: Accuracy) -> None:
     print(
         f"| {what} | {found.count} | {100 * found.mape:.1f} % | {100 * found.bias:+.1f} % | "
         f"{found.tau:.3f} | {100 * found.ratio:.1f} % |",

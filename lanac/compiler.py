@@ -37,7 +37,7 @@ from lanac.passes import (
 )
 from lanac.passes.check_budgets import CheckBudgets
 from lanac.passes.guard_budget import GuardBudget
-from lanac.passes.search_plans import check_search, plan_search
+from lanac.passes.search_plans import SCIP, check_search, plan_search
 from lanac.report.summary import write_report
 from lanac.settings import Settings
 from lanac.targets import Budget, Target, parse_budgets, parse_target
@@ -202,7 +202,9 @@ def _last_choice(evaluation: EvaluatePlans, settings: Settings) -> list[Pass]:
     )
     tuning: list[Pass] = [TuneFinalists(options, settings.finalists)]
     tunes = min(settings.finetune_epochs, settings.finalist_steps) > 0
-    return refining * (settings.refine > 0) + tuning * tunes
+    # Refining is SCIP's: what another search finds stays what it found.
+    refines = settings.refine > 0 and settings.search == SCIP
+    return refining * refines + tuning * tunes
 
 
 def parse_outputs(emit: str | Sequence[str] | None, target: Target) -> tuple[str, ...]:

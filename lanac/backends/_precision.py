@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lanac.errors import BackendError
+from lanac.errors import BackendError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,9 +91,9 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
         nodes.append(node)
         for place, name in enumerate(node.output):
             if types.get(name) in low:
-                node.output[place] = f"{name}_exact"
-                rounded = f"{name}_rounded"
-                nodes.append(_cast(f"{name}_exact", rounded, types[name]))
+                node.output[place] = exact = f"{name}/exact"
+                rounded = f"{name}/rounded"
+                nodes.append(_cast(exact, rounded, types[name]))
                 nodes.append(_cast(rounded, name, onnx.TensorProto.FLOAT, "back"))
     _set_nodes(model, nodes)
     del model.graph.value_info[:]
@@ -146,7 +146,7 @@ class _Lowering:
             if wanted is None or place not in wanted[1]:
                 continue
             if name in self.outputs:
-                node.output[place] = inner = f"{name}_low"
+                node.output[place] = inner = f"{name}/low"
                 self.nodes.append(_cast(inner, name, self.fp32))
                 self.casts[name, self.low] = inner
             else:
@@ -157,7 +157,7 @@ class _Lowering:
         if self.has[name] == kind:
             return name
         if (name, kind) not in self.casts:
-            other = f"{name}_{'fp32' if kind == self.fp32 else 'low'}"
+            other = f"{name}/{'fp32' if kind == self.fp32 else 'low'}"
             self.casts[name, kind] = other
             if name in self.weights:
                 self.weights[other] = _rounded(self.weights[name], other, kind)
@@ -181,8 +181,8 @@ def _lowerable(
         for constraint in schema.type_constraints
         if f"tensor({name})" in constraint.allowed_type_strs
     }
-    inputs = _formal_types(schema.inputs, node.input)
-    outputs = _formal_types(schema.outputs, node.output)
+    inputs = _formal_types(schema.inputs, len(node.input))
+    outputs = _formal_types(schema.outputs, len(node.output))
     floats = {place for place, name in enumerate(node.input) if types.get(name) == fp32}
     low_inputs = {place for place in floats if inputs[place] in allowed}
     variables = {inputs[place] for place in low_inputs}
@@ -194,9 +194,8 @@ def _lowerable(
     return low_inputs, results
 
 
-def _formal_types(formal: Sequence[onnx.defs.OpSchema.FormalParameter], names: object) -> list[str]:
+def _formal_types(formal: Sequence[onnx.defs.OpSchema.FormalParameter], count: int) -> list[str]:
     """The type of each actual parameter: `T`, or `tensor(float)`; the last one may be repeated."""
-    count = len(names)  # type: ignore[arg-type]
     return [formal[min(place, len(formal) - 1)].type_str for place in range(count)]
 
 
@@ -264,7 +263,14 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
     with _without_weights(model) as light:
         held = [weight for weight in model.graph.initializer if _is_large(weight)]
-        result = version_converter.convert_version(light, opset)
+        try:
+            result = version_converter.convert_version(light, opset)
+        # It is C++, and raises what pybind11 makes of that.
+        except Exception as error:
+            raise BackendError(
+                f"no bf16 variant can be made of the student: ONNX cannot convert it to opset {opset}: "
+                f"{first_line(error)}. Use fp16 or fp32"
+            ) from error
     names = {weight.name for weight in held}
     inputs = [value for value in result.graph.input if value.name not in names]
     del result.graph.input[:]

@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
+from lanac.cli.anchors import load_anchors, parse_anchors
 from lanac.cli.options import (
+    Anchors,
     BatchSize,
+    Costs,
     DataFolder,
     Device,
     DistillSamples,
@@ -19,6 +22,7 @@ from lanac.cli.options import (
     Keep,
     LearningRate,
     MaxChanged,
+    Missing,
     Model,
     Only,
     Ops,
@@ -73,6 +77,9 @@ def compare_model(
     fix: Fix = None,
     keep: Keep = None,
     max_changed: MaxChanged = None,
+    anchor: Anchors = None,
+    costs: Costs = None,
+    missing: Missing = "refuse",
     seed: Seed = 0,
     device: Device = "auto",
     workspace: WorkspaceFolder = None,
@@ -130,6 +137,7 @@ def compare_model(
     check_table(show)
     console = Console(stderr=json, soft_wrap=not sys.stdout.isatty())
     brought = own_ops(ops)
+    measured = parse_anchors(anchor)
     source = load_source(model, data)
     compared = compare(
         source.model,
@@ -166,6 +174,9 @@ def compare_model(
         fix=fix or (),
         keep=separated(keep),
         max_changed=max_changed,
+        anchors=load_anchors(measured, target),
+        costs=costs,
+        missing=missing,
         seed=seed,
         device=device,
         instruments=ConsoleInstruments(console),

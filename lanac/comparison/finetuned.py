@@ -43,7 +43,7 @@ class EqualFinetuning:
         task = limited.task
         key = key_of(
             network_key(limited, finalist.plan.ops),
-            {k: v for k, v in vars(self.options).items() if k != "checkpoint_s"},
+            self.options.identity(),
             task.val.fingerprint(),
             task.metric_name,
             len(task.held_out),

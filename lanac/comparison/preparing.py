@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -19,10 +18,10 @@ from lanac.ops.base import Family
 from lanac.ops.own import own_families
 from lanac.ops.pool import parse_pool
 from lanac.passes import run_passes
-from lanac.passes.guard_budget import START
+from lanac.passes.guard_budget import GuardBudget
 from lanac.passes.search_plans import SEARCHES, check_search
 from lanac.settings import ComparisonSettings, Settings
-from lanac.targets import LATENCY, parse_budgets
+from lanac.targets import parse_budgets
 
 TABLES = ("methods", "ranking", "pools")
 """What can be compared."""
@@ -88,10 +87,8 @@ def compare(
         **given,
     )
     with begun.workspace.lock("run", f"is working in {out}"):
-        prepared = run_passes(begun, preparation(members, budgets, settings))
-        if LATENCY in prepared.budget.resources:
-            # As when compiling: plans are selected a little below a latency that is measured.
-            prepared = replace(prepared, tightening={LATENCY: START})
+        passes = [*preparation(members, budgets, settings), GuardBudget()]
+        prepared = run_passes(begun, passes)
         if table == "ranking":
             return compare_ranking(prepared, settings, comparison)
         if table == "pools":

@@ -14,7 +14,7 @@ from rich.table import Table
 from lanac.comparison import BudgetRanking, Judged, MethodRow, MethodTable, PoolTable, Ranking
 from lanac.comparison.finetuned import EqualFinetuning
 from lanac.compilation import Compilation, Finalist
-from lanac.targets import TITLES, format_cost
+from lanac.targets import LATENCY, TITLES, format_cost
 from lanac.version import __version__
 
 SCHEMA = 1
@@ -95,7 +95,9 @@ def _show_methods(console: Console, comparison: MethodTable) -> None:
         )
     console.print(table)
     first = comparison.rows[0].finalist
-    how = "measured, interleaved" if first.latency is not None else "counted"
+    how = f"{prepared.need('costs').how[resource]}, added up over ops"
+    if resource == LATENCY and first.latency is not None:
+        how = "of whole networks, measured interleaved"
     lines = [
         f"the teacher: loss {first.teacher_loss:.4f}, {_metric_title(prepared)} "
         f"{comparison.teacher_metric:.2f}",

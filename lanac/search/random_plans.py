@@ -33,7 +33,7 @@ def draw_plans(space: Space, count: int, seed: int) -> list[Choices]:
     """
     rng = np.random.default_rng(seed)
     found: dict[Choices, None] = {}
-    for part in (space.using(_USED, seed), space):
+    for part in (space.using(_USED), space):
         if part is None or len(found) == count:
             continue
         plan, failures = part.draw(part.start, rng, _BURN_IN), 0

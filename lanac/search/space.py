@@ -91,11 +91,21 @@ class Space:
         if not self.allows(start):
             raise ValueError(f"the plan to start from, {start}, breaks a limit")
 
-    def using(self, share: float, seed: int) -> Space | None:
-        """The plans that use so much of the first limit's room; None where there are none."""
-        narrow = using_problem(self.problem, share)
-        found = solve(cheapest_problem(narrow), seed=seed, time_limit_s=10.0).plans
-        return Space(narrow, found[0].choices) if found else None
+    def using(self, share: float) -> Space | None:
+        """The plans that use so much of the first limit's room; None where none was found.
+
+        One is found by filling: slot after slot takes the dearest op that still fits.
+        """
+        plan = list(self.start)
+        for slot, pool in enumerate(self.allowed) if self._limits else ():
+            for op in sorted(pool.tolist(), key=lambda op: -self._costs[0, slot, op]):
+                if self.allows((*plan[:slot], op, *plan[slot + 1 :])):
+                    plan[slot] = op
+                    break
+        try:
+            return Space(using_problem(self.problem, share), tuple(plan))
+        except ValueError:
+            return None
 
     @property
     def slots(self) -> int:

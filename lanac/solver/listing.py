@@ -1,4 +1,4 @@
-"""All choices of a box whose Lagrangian value lies in a window: listed, not searched.
+"""The choices of a box whose Lagrangian value lies in a window: few enough to be listed?
 
 With multipliers m >= 0 on the rows a choice of one op per slot has
     regret >= sum_i min_j c_ij - m . limits + sum_i (c_i,chosen - min_j c_ij),  c = regret + m . rows,
@@ -130,44 +130,3 @@ class Window:
             step = np.bincount(np.minimum(bucket, _BUCKETS - 1), minlength=_BUCKETS)
             counts = np.convolve(counts, step)[:_BUCKETS]
         return int(np.searchsorted(np.cumsum(counts), most, side="right"))
-
-    def choices(self, highest: float) -> Ints:
-        """Every choice of the box with a regret of at most `highest` that keeps all rows.
-
-        Returns:
-            One row of columns, in the order of the slots, per choice. Knapsacks are kept up to
-            rounding.
-        """
-        columns = self.columns
-        width = self.width(highest)
-        free, single = self.groups(width)
-        empty = np.zeros((0, columns.slots), np.int64)
-        counts = columns.counted[:, single].sum(1, dtype=np.int64)
-        if len(single) + len(free) < columns.slots or (counts > columns.most).any():
-            return empty
-        free.sort(key=lambda group: -float(np.partition(self.reduced[group], 1)[1]))
-        least = [columns.weights[:, group].min(1) for group in free]
-        room = FITS - columns.weights[:, single].sum(1) - sum(least, np.zeros(len(columns.weights)))
-        spent, used = np.zeros(1), np.zeros((len(columns.weights), 1))
-        # No choice is counted more often than there are slots; small integers are copied faster.
-        small = np.int8 if columns.slots < 128 else np.int16
-        left = np.minimum(columns.most - counts, columns.slots).astype(small)[:, None]
-        trail: list[tuple[Ints, Ints]] = []
-        for group, lightest in zip(free, least, strict=True):
-            before, which = np.nonzero(spent[:, None] + self.reduced[group] <= width)
-            column = group[which]
-            more = used[:, before] + columns.weights[:, column] - lightest[:, None]
-            rest = left[:, before] - columns.counted[:, column]
-            kept = np.flatnonzero((more <= room[:, None]).all(0) & (rest >= 0).all(0))
-            before, column = before[kept], column[kept]
-            used, left = more[:, kept], rest[:, kept]
-            spent = spent[before] + self.reduced[column]
-            trail.append((before, column))
-            if not len(kept):
-                return empty
-        place = np.arange(len(spent))
-        found = [np.broadcast_to(single, (len(spent), len(single)))]
-        for before, column in reversed(trail):
-            found.append(column[place][:, None])
-            place = before[place]
-        return np.sort(np.concatenate(found, axis=1), axis=1)

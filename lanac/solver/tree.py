@@ -1,4 +1,7 @@
-"""K plans from one best-first tree whose nodes are listed lazily.
+"""K plans by a rising regret, or else from one best-first tree whose nodes are listed lazily.
+
+Exact plans are first looked for without a tree (`rising`); what is left, and plans within a gap,
+come from here.
 
 The plans that are feasible for a step are feasible for every earlier one, so the open nodes of a
 step stay valid for the next. The node with the lowest bound comes first: the linear relaxation
@@ -23,9 +26,12 @@ import numpy as np
 from lanac.solver.first import lightest_best, undominated_ops
 from lanac.solver.lagrange import flat_ops, lower_bounds
 from lanac.solver.listing import Bools, Columns, Floats, Ints, Window
+from lanac.solver.pool import Found, Pool
 from lanac.solver.reduce import Cut, Reduced
+from lanac.solver.rising import rise
 from lanac.solver.rounding import Relaxation, Rounding
 from lanac.solver.search import Search, Step
+from lanac.solver.walk import Walk
 
 _FIRST_OPS = 8  # per slot on average, in the first guess
 _GAP_OPS = 24  # the same where a gap is allowed
@@ -39,7 +45,6 @@ _LEAST_STEP = 1e-6  # of the guess: each listing gains as much at least, so that
 _WINDOW_OPS = 3  # per slot on average, in the first guess for the first plan
 _WINDOW = 1e5  # choices in its first window, counted with the dominated ones
 _GROWTH_WINDOW = 16.0  # times as many in the next
-_TIE = 1e-12  # relative: closer regrets are compared in integers
 _PATIENCE = 500  # nodes without a first plan
 _GAP_PATIENCE = 20  # nodes without a further plan where a gap is allowed
 _SURE = 1e-6  # an LP value this close to 1 counts as 1
@@ -51,15 +56,6 @@ class _Node:
     number: int
     listed: float = field(compare=False)  # every plan of the box up to here is in the pool
     box: Bools = field(compare=False)
-
-
-@dataclass(frozen=True)
-class Found:
-    """A plan of the sequence: regret and lower bound in the unit of the tree."""
-
-    choices: tuple[int, ...]
-    regret: float
-    bound: float
 
 
 class Tree:
@@ -109,6 +105,7 @@ class Tree:
         shown = (_GAP_OPS if near else _FIRST_OPS) * len(reduced.allowed)
         self.guess = self._guess_for(shown)
         self.found: list[Found] = []
+        self.risen: float | None = None  # up to this regret all plans were taken in or excluded
         self.done = False  # no plan beyond those found
         self.timed_out = False
         self.stuck = False  # many nodes and no plan: let the solver find one
@@ -118,7 +115,18 @@ class Tree:
         """Look for plans until there are `count`, none is left or the time is out."""
         if not self.found and not self.cuts and len(self.weights) < 2:
             self._begin()
-        floor = self.found[-1].bound if self.found else 0.0
+        if not self.near and self.risen is None:
+            if not self.found:
+                self._branch(1)
+            if not self.found:
+                return
+            self.risen = rise(self, count)
+        self._branch(count)
+
+    def _branch(self, count: int) -> None:
+        """Look for plans by branching, up to higher and higher guesses of their regret."""
+        floor = max(self.risen or 0.0, self.found[-1].bound if self.found else 0.0)
+        self.guess = max(self.guess, floor)
         while len(self.found) < count and not self.done:
             self._search(floor, count)
             if len(self.found) >= count or self.timed_out or self.stuck:
@@ -141,7 +149,7 @@ class Tree:
             places = ahead[self.low[ahead] <= guess]
             end = guess
             if len(np.unique(self.slot[places])) == slots:
-                columns = self._columns(places)
+                columns = self.columns(places)
                 window = Window.at(columns, np.ones(len(places), bool), self.prices)
                 end = window.furthest(guess, most)
                 best = lightest_best(window, end)
@@ -197,16 +205,16 @@ class Tree:
         shown = np.flatnonzero(self.low <= self.guess)
         if len(np.unique(self.slot[shown])) < len(self.reduced.allowed):
             return
-        columns = self._columns(shown)
+        columns = self.columns(shown)
         relaxed = self.relax(columns)
-        pool = _Pool(self, columns, shown)
+        pool = Pool(self.reduced, columns, [self.pairs[place] for place in shown])
         rounding = Rounding(columns, self.relax, self.seed) if self.near else None
         numbers = itertools.count(0, -1)  # among equal bounds the newest, and so deepest, first
         heap = [_Node(floor, next(numbers), -1.0, np.ones(len(shown), bool))]
         while heap:
             node = heapq.heappop(heap)
             if len(self.found) < count and (plan := pool.next(node.bound, self.near)):
-                self._accept(plan, node.bound, columns, relaxed)
+                self.accept(plan, node.bound, columns, relaxed)
                 heapq.heappush(heap, node)
                 continue
             if len(self.found) >= count:
@@ -219,7 +227,7 @@ class Tree:
                 continue
             if time.perf_counter() > self.deadline:
                 self.timed_out = True
-                pool.give_out(count, node.bound)
+                self._give_out(pool, count, node.bound, columns)
                 return
             if self.nodes - self.accepted > self._patience():
                 self.stuck = True
@@ -229,9 +237,17 @@ class Tree:
                 child.number = next(numbers)
                 heapq.heappush(heap, child)
         while len(self.found) < count and (plan := pool.next(self.guess, self.near)):
-            self._accept(plan, min(self.guess, plan.regret), columns, relaxed)
+            self.accept(plan, min(self.guess, plan.regret), columns, relaxed)
 
-    def _columns(self, shown: Ints) -> Columns:
+    def _give_out(self, pool: Pool, count: int, bound: float, columns: Columns) -> None:
+        """The time is out: what the pool holds, best first, not proven to be the best."""
+        while len(self.found) < count and (plan := pool.next(bound, lambda *_: True)):
+            cut = Cut(tuple(enumerate(plan.choices)), self.overlap)
+            self.found.append(Found(plan.choices, plan.regret, min(bound, plan.regret)))
+            columns.add_cut(self._counted(cut), cut.most)
+
+    def columns(self, shown: Ints) -> Columns:
+        """The ops in question with all cuts known."""
         columns = Columns(
             self.slot[shown],
             self.regrets[shown],
@@ -251,7 +267,8 @@ class Tree:
         columns = self.where[np.array(places, np.int64)]
         return columns[columns >= 0]
 
-    def _accept(self, plan: Found, bound: float, columns: Columns, relaxed: Relaxation) -> None:
+    def accept(self, plan: Found, bound: float, columns: Columns, relaxed: Relaxation) -> None:
+        """Take in the next plan, and its cut into the columns and their relaxation."""
         self.found.append(Found(plan.choices, plan.regret, min(bound, plan.regret)))
         cut = Cut(tuple(enumerate(plan.choices)), self.overlap)
         self.cuts.append(cut)
@@ -265,7 +282,7 @@ class Tree:
         node: _Node,
         columns: Columns,
         relaxed: Relaxation,
-        pool: _Pool,
+        pool: Pool,
         other: float | None,
     ) -> list[_Node]:
         """Bound the node, then list it or split it, or put it back if another one is lower."""
@@ -281,7 +298,8 @@ class Tree:
         most = max(_LISTED * _ROWS / (_ROWS + len(columns.most)), 1.0)
         end = window.furthest(self.guess, most)
         if end >= min(self.guess, bound + step):
-            pool.add(window.choices(end), node.listed, end)
+            walk = Walk([window], end, math.inf, math.inf)
+            pool.add(walk.choices(), node.listed, end)
             return [] if end >= self.guess else [_Node(end, 0, end, node.box)]
         box = node.box & (window.reduced <= window.width(self.guess))
         return [
@@ -306,60 +324,6 @@ def _halves(columns: Columns, box: Bools, values: Floats, window: Window) -> lis
     with_it[likely] = True
     without[likely] = False
     return [with_it, without]
-
-
-class _Pool:
-    """Plans that were listed and still respect all found ones."""
-
-    def __init__(self, tree: Tree, columns: Columns, shown: Ints) -> None:
-        self.tree, self.columns, self.shown = tree, columns, shown
-        self.regrets = np.zeros(0)
-        self.choices = np.zeros((0, columns.slots), np.int64)
-        self.cuts = len(columns.most)  # that the pool respects
-
-    def add(self, choices: Ints, above: float, highest: float) -> None:
-        """Take in choices with a regret in (above, highest]."""
-        regrets = self.columns.regrets[choices].sum(1)
-        new = (regrets > above) & (regrets <= highest)
-        self.regrets = np.concatenate((self.regrets, regrets[new]))
-        self.choices = np.concatenate((self.choices, choices[new]))
-
-    def next(self, bound: float, near: Callable[[float, float], bool] | None) -> Found | None:
-        """The best plan of the pool, if no other plan can be better, or the gap allows it."""
-        self._respect_cuts()
-        while len(self.regrets):
-            least = float(self.regrets.min())
-            if not (least <= bound or (near and near(least, bound))):
-                return None
-            ties = np.flatnonzero(self.regrets <= least * (1 + _TIE))
-            exact = {int(place): self._plan(int(place)) for place in ties}
-            reduced = self.tree.reduced
-            broken = [place for place, plan in exact.items() if reduced.violated(plan)]
-            if not broken:
-                plan = min(exact.values(), key=lambda plan: (reduced.regret(plan), plan))
-                return Found(plan, least, bound)
-            self._keep(~np.isin(np.arange(len(self.regrets)), broken))
-        return None
-
-    def give_out(self, count: int, bound: float) -> None:
-        """The time is out: what the pool holds, best first, not proven to be the best."""
-        tree = self.tree
-        while len(tree.found) < count and (plan := self.next(bound, lambda *_: True)):
-            cut = Cut(tuple(enumerate(plan.choices)), tree.overlap)
-            tree.found.append(Found(plan.choices, plan.regret, min(bound, plan.regret)))
-            self.columns.add_cut(tree._counted(cut), cut.most)
-
-    def _plan(self, place: int) -> tuple[int, ...]:
-        return tuple(self.tree.pairs[self.shown[column]][1] for column in self.choices[place])
-
-    def _respect_cuts(self) -> None:
-        for row in range(self.cuts, len(self.columns.most)):
-            counts = self.columns.counted[row][self.choices].sum(1)
-            self._keep(counts <= self.columns.most[row])
-        self.cuts = len(self.columns.most)
-
-    def _keep(self, kept: Bools) -> None:
-        self.regrets, self.choices = self.regrets[kept], self.choices[kept]
 
 
 def tree_steps(tree: Tree, search: Search, count: int) -> list[Step]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.version_converter
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -174,9 +175,22 @@ def test_one_weight_in_two_types(exported: Callable[..., Path]) -> None:
     kept = {entry.name: numpy_helper.to_array(entry) for entry in low.graph.initializer}
     assert {name: array.dtype.name for name, array in kept.items()} == {
         "w": "float32",
-        "w_low": "float16",
+        "w/low": "float16",
     }
     assert kept["w"].tolist() == weight.tolist()
+
+
+def test_what_onnx_cannot_convert_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+        raise RuntimeError("No Adapter From Version 18 for Foo")
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", fail)
+    with pytest.raises(BackendError) as caught:
+        in_precision(model_of([helper.make_node("Relu", ["x"], ["y"])]), "bf16")
+    assert str(caught.value) == (
+        "no bf16 variant can be made of the student: ONNX cannot convert it to opset 22: No Adapter "
+        "From Version 18 for Foo. Use fp16 or fp32"
+    )
 
 
 def test_control_flow_is_refused() -> None:

@@ -11,6 +11,7 @@ from lanac.comparison.finetuned import EqualFinetuning
 from lanac.compilation import Finalist
 from lanac.ir import TEACHER, Plan
 from lanac.passes import TimeFinalists, search_plans
+from lanac.passes.evaluate_plans import PlanEvaluation
 from lanac.passes.search_plans import SEARCHES
 from lanac.targets import Timing, parse_budgets
 from lanac.training.finetune import FinetuneOptions
@@ -42,6 +43,25 @@ def test_a_second_table_is_the_first(prepared, settings, little, monkeypatch):
     for one, two in zip(first.rows, again.rows, strict=True):
         assert one.finalist.plan.ops == two.finalist.plan.ops
         assert (one.seconds, one.metric) == (two.seconds, two.metric)
+
+
+def test_choosing_costs_what_it_costs_whatever_is_known(prepared, settings, little, monkeypatch):
+    """Its plans were evaluated by a compilation before, perhaps: that must not make it cheaper."""
+    loaded = []
+    original = PlanEvaluation._load
+
+    def load(self, part):
+        loaded.append(len(part))
+        return original(self, part)
+
+    monkeypatch.setattr(PlanEvaluation, "_load", load)
+    counts = []
+    for seed_images in (65, 66):  # other keys: not the stored row
+        loaded.clear()
+        comparison = replace(little, search_images=seed_images)
+        compare_methods(prepared, ("scip",), settings, comparison)
+        counts.append(sum(loaded))
+    assert counts[0] == counts[1] >= 64
 
 
 def test_latencies_are_measured_in_one_run(prepared, settings, little, monkeypatch):

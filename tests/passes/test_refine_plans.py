@@ -218,6 +218,7 @@ def test_only_new_plans_are_timed_and_what_fits_stays(start, monkeypatch):
         (Settings(plans=3, evaluate_images=64, finalist_steps=0), True, False),
         (Settings(plans=3, evaluate_images=64, refine=0, finalist_steps=2), False, True),
         (Settings(plans=3, evaluate_images=64, finetune_epochs=0), True, False),
+        (Settings(plans=3, evaluate_images=64, finetune_epochs=0, search="random"), False, False),
     ],
 )
 def test_settings_say_what_is_done_before_a_plan_is_chosen(start, settings, refined, tried):

@@ -14,7 +14,7 @@ one way of running networks on one kind of device; peaks and bandwidth are the d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,12 @@ _IS_DENSE = np.array([kind in DENSE for kind in CLASSES])
 _IS_MULTIPLYING = np.array([kind in MULTIPLYING for kind in CLASSES])
 _IS_CONVOLUTION = np.array([kind in CONVOLUTIONS and kind != "depthwise" for kind in CLASSES])
 _HAS_ROWS = np.array([kind in ("norm", "softmax") for kind in CLASSES])
+_OWN_KERNELS = (1.0, 9.0, 25.0)
+"""Windows of depthwise convolutions that have a kernel of their own; others run a general one."""
+
+_MOST = 1.25
+"""No kernel reaches more of the peak: consumer cards clock a little above what it is computed with."""
+
 _BLOCK = 32.0
 _TILE = 128.0
 """Rows and columns of the part of a product that one core takes."""
@@ -45,6 +51,9 @@ class Figures:
         plain_peak: TFLOP/s of everything else: fp32 on a GPU's ordinary units.
         cache_mb: of the last cache.
         cores: streaming multiprocessors, or the threads of a CPU.
+        narrow: whether a GPU multiplies in less than single precision, where its convolutions want
+            their channels last and turn what does not lie so.
+        winograd: how many multiplications of a 3x3 convolution its libraries save by one.
     """
 
     bandwidth: float
@@ -52,6 +61,8 @@ class Figures:
     plain_peak: float
     cache_mb: float
     cores: float
+    narrow: bool = False
+    winograd: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -81,19 +92,28 @@ class Features:
     @classmethod
     def of(cls, listed: KernelList) -> Features:
         """The features of a kernel list, after precision and fusion."""
-        counts: dict[tuple[float, ...], int] = {}
-        for kernel in listed.kernels:
-            w = kernel.work
-            row = (
-                _PLACE[kernel.kind], w.macs, kernel.read_bytes, kernel.written_bytes, w.m, w.n, w.k,
-                w.groups, w.window, w.strided, w.channels_last,
-            )  # fmt: skip
+        counts: dict[tuple[int, ...], int] = {}
+        for row in rows_of(listed):
             counts[row] = counts.get(row, 0) + 1
-        table = np.array([*counts], dtype=np.float64).reshape(-1, 11)
-        columns = [table[:, place] for place in range(1, 11)]
-        return cls(
-            table[:, 0].astype(np.int64), np.array([*counts.values()], dtype=np.float64), *columns
+        return cls.of_table(
+            np.array([*counts], dtype=np.float64).reshape(-1, 11),
+            np.array([*counts.values()], dtype=np.float64),
         )
+
+    @classmethod
+    def of_table(cls, table: Array, counts: Array) -> Features:
+        """From rows as `rows_of` gives them, and how often each occurs."""
+        return cls(table[:, 0].astype(np.int64), counts, *table[:, 1:].T)
+
+
+def rows_of(listed: KernelList) -> Iterator[tuple[int, ...]]:
+    """The figures of each kernel in the order of the fields of `Features`, without the count."""
+    for kernel in listed.kernels:
+        w = kernel.work
+        yield (
+            _PLACE[kernel.kind], w.macs, kernel.read_bytes, kernel.written_bytes, w.m, w.n, w.k,
+            w.groups, w.window, int(w.strided), int(w.channels_last),
+        )  # fmt: skip
 
 
 Constants = Mapping[str, float]
@@ -154,8 +174,10 @@ def latencies_ms(features: Features, figures: Figures, constants: Constants) -> 
     memory = nbytes * slow / (speed * gain * short)
     peak = np.where(_IS_DENSE[kind], figures.dense_peak, figures.plain_peak) * 1e9  # flop per ms
     efficiency = per_class(constants, "e")[kind] * _saturation(features, figures, constants)
-    compute = 2.0 * features.macs / (peak * efficiency)
-    moved = np.where(_IS_CONVOLUTION[kind] & (features.channels_last == 0), nbytes, 0.0)
+    saved = np.where(kind == _PLACE["conv3x3"], figures.winograd, 1.0)
+    compute = 2.0 * features.macs / saved / (peak * np.minimum(efficiency, _MOST))
+    turned = _IS_CONVOLUTION[kind] & (features.channels_last == 0) & figures.narrow
+    moved = np.where(turned, nbytes, 0.0)
     transform = constants["transform"] * moved / (figures.bandwidth * 1e6)
     taken: Array = constants["start_us"] * 1e-3 + transform + np.hypot(compute, memory)
     return taken
@@ -185,6 +207,9 @@ def _saturation(features: Features, figures: Figures, constants: Constants) -> A
     share = np.where(kind == _PLACE["grouped"], grouped, dense)
     share = np.where(kind == _PLACE["attention"], head, share)
     window = features.window / (features.window + constants["half_window"])
+    window = np.where(
+        np.isin(features.window, _OWN_KERNELS), window, window / constants["odd_window"]
+    )
     share = np.where(kind == _PLACE["depthwise"], window, share)
     tiles = np.maximum(features.m / _TILE, 1.0) * np.maximum(features.n / _TILE, 1.0)
     tiles = np.where(

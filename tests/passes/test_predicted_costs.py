@@ -1,0 +1,142 @@
+"""Costs, guard and choice for a target that is not here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lanac import run_passes
+from lanac.compilation import Finalist
+from lanac.errors import TargetError
+from lanac.ir import IDENTITY, TEACHER
+from lanac.passes import MeasureCosts, SelectPlans, TimeFinalists
+from lanac.passes.guard_budget import SAFE, START, GuardBudget, meeting_probabilities
+from lanac.targets import parse_budgets
+from lanac.targets.predicted import Anchor
+
+V100 = "v100:tensorrt:fp16:b128"
+
+
+@pytest.fixture
+def predicted(start):
+    return run_passes(start("0.6x", "identity,slim", target=V100), [MeasureCosts()])
+
+
+def with_scores(compilation):
+    """What an op saves is what it loses: every budget binds."""
+    costs = compilation.costs
+    scores = {
+        slot.name: {
+            op: costs.costs["latency_ms"][slot.name][TEACHER]
+            - costs.costs["latency_ms"][slot.name][op]
+            for op in compilation.pool[slot.name]
+        }
+        for slot in compilation.program.slots
+    }
+    return compilation.having(scores=scores)
+
+
+def test_what_is_not_here_is_predicted_and_says_so(predicted):
+    costs, slots = predicted.costs, predicted.program.slots
+    assert costs.how["latency_ms"] == "predicted"
+    assert costs.how["params"] == "counted"
+    assert costs.prediction is not None
+    assert costs.error == costs.prediction.teacher.ratio_error > 0
+    total = costs.total("latency_ms", slots, [TEACHER] * len(slots))
+    assert total == pytest.approx(costs.teacher["latency_ms"])
+    for slot in slots:
+        own = costs.costs["latency_ms"][slot.name]
+        assert own.get(IDENTITY, 0.0) == 0.0
+        assert all(ms > 0 for op, ms in own.items() if op != IDENTITY)
+
+
+def test_equal_blocks_cost_the_same(predicted):
+    table = predicted.costs.costs["latency_ms"]
+    assert table["blocks.0"] == pytest.approx(table["blocks.1"])
+
+
+def test_one_measured_network_brings_everything_to_its_scale(start, predicted):
+    teacher = predicted.costs.prediction.teacher
+    anchor = Anchor("mine", teacher, 2 * teacher.latency_ms)
+    compilation = start("0.6x", "identity,slim", out="other", target=V100, anchors=[anchor])
+    anchored = run_passes(compilation, [MeasureCosts()])
+    costs, slots = anchored.costs, anchored.program.slots
+    assert costs.teacher["latency_ms"] == pytest.approx(2 * teacher.latency_ms, rel=0.05)
+    assert costs.total("latency_ms", slots, [TEACHER] * len(slots)) == pytest.approx(
+        costs.teacher["latency_ms"]
+    )
+    assert costs.error < predicted.costs.error
+    assert costs.prediction.teacher.anchors == ("mine",)
+
+
+def test_a_target_that_nothing_tells_of_is_refused_at_once(start):
+    with pytest.raises(TargetError) as caught:
+        start("0.6x", "skip", target="cuda:b4")
+    assert str(caught.value) == (
+        "latency on cuda:pytorch:fp16:b4:t1 can neither be measured here (no CUDA device is here) nor "
+        "predicted: target 'cuda:pytorch:fp16:b4:t1': cuda stands for this machine's first CUDA "
+        "device, of which no figures are known, so its latency can only be measured there; name the "
+        "device, such as rtx3090. Measure a cost table there with `lanac measure` and give it with "
+        "--costs, or limit params or flops instead of latency"
+    )
+    start("flops=0.6x", "skip", target="cuda:b4")
+
+
+class TestGuard:
+    def test_what_is_timed_gets_room_for_noise(self, start):
+        compilation = start("0.6x", "skip")
+        costs = replace(measured_like(compilation), prediction=None)
+        done = GuardBudget().run(compilation.having(costs=costs))
+        assert done.tightening == {"latency_ms": START}
+
+    def test_a_budget_without_latency_is_left_alone(self, start):
+        done = GuardBudget().run(start("flops=0.6x", "skip"))
+        assert done.tightening == {}
+
+    @pytest.mark.parametrize("budget", ["0.6x", "absolute"])
+    def test_plans_meet_the_budget_in_four_of_five_tables(self, predicted, budget):
+        compilation = with_scores(predicted)
+        if budget == "absolute":
+            limit = 0.6 * compilation.costs.teacher["latency_ms"]
+            (parsed,) = parse_budgets(f"{limit:.6f}ms")
+            compilation = replace(compilation, budget=parsed)
+        (naive,) = SelectPlans(plans=1).run(compilation).plans
+        (careless,) = meeting_probabilities(compilation, [naive])
+        guarded = GuardBudget().run(compilation)
+        assert 0.3 < guarded.tightening["latency_ms"] < 1
+        (plan,) = SelectPlans(plans=1).run(guarded).plans
+        (careful,) = meeting_probabilities(guarded, [plan])
+        assert careful >= max(SAFE - 0.05, careless)
+        assert guarded.instruments.said[-1].endswith("met with a probability of 80%")
+
+    def test_an_absolute_budget_fears_a_wrong_scale_too(self, predicted):
+        """What is wrong for all kernels alike cancels in a ratio, not in milliseconds."""
+        compilation = with_scores(predicted)
+        (plan,) = SelectPlans(plans=1).run(compilation).plans
+        (relative,) = meeting_probabilities(compilation, [plan])
+        limit = 0.6 * compilation.costs.teacher["latency_ms"]
+        (budget,) = parse_budgets(f"{limit:.6f}ms")
+        (absolute,) = meeting_probabilities(replace(compilation, budget=budget), [plan])
+        assert absolute < relative
+
+
+def measured_like(compilation):
+    return run_passes(replace(compilation, resources=("flops",)), [MeasureCosts()]).costs
+
+
+def test_finalists_are_chosen_among_those_that_most_likely_meet_the_budget(predicted):
+    compilation = with_scores(predicted)
+    tight = SelectPlans(plans=1).run(replace(compilation, tightening={"latency_ms": 0.7})).plans
+    loose = SelectPlans(plans=1).run(compilation).plans
+    finalists = tuple(
+        Finalist(plan, loss, 0.1, 99) for plan, loss in ((*loose, 0.2), (*tight, 0.3))
+    )
+    done = TimeFinalists().run(compilation.having(finalists=finalists))
+    assert [item.probability for item in done.finalists] == meeting_probabilities(
+        compilation, [*loose, *tight]
+    )
+    assert done.chosen.plan == tight[0]  # its loss is higher, but the other may break the budget
+    assert done.chosen.latency is None
+    assert done.chosen.costs == tight[0].costs
+    assert done.instruments.said[-1].startswith("the finalists are not timed: ")
