@@ -37,8 +37,8 @@ def test_measured_and_used(lanac, tiny, tmp_path):
     plan = json.loads((tmp_path / "out" / "0.8x@cpu" / "plan.json").read_text())
     assert plan["cost_sources"]["latency_ms"] == "imported"
     assert plan["measured_elsewhere"] == "Other CPU"
-    assert plan["measured"]["latency"] is None
-    assert plan["measured"]["costs"]["latency_ms"] <= 0.8 * table.latency_ms
+    assert plan["latency"]["how"] == "imported"
+    assert plan["predicted"]["costs"]["latency_ms"] <= 0.8 * table.latency_ms
 
     outcome = lanac(tiny, POOL, "--costs=tiny.costs", "--target=cpu:b8", "--out=out")
     assert outcome.status == 1

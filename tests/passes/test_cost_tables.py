@@ -13,13 +13,13 @@ import lanac
 from lanac import run_passes
 from lanac.backends.openvino import Openvino
 from lanac.compilation import Finalist, Student
-from lanac.errors import BackendError, CommandError, CostTableError
+from lanac.errors import BackendError, CommandError, CostTableError, TargetError
 from lanac.frontend.model_file import load_model_file
 from lanac.ir import IDENTITY, TEACHER, OpSpec
 from lanac.measuring import measure
 from lanac.passes import EmitStudent, MeasureCosts, TimeFinalists, latency
 from lanac.passes.assemble import assemble_student
-from lanac.passes.time_finalists import untimed_because
+from lanac.passes.latency_costs import untimed
 from lanac.report.summary import plan_record, result_rows, summary, verdict
 from lanac.targets import CostFile, Effort, format_costs, parse_budgets, read_costs
 from lanac.targets.device import Device
@@ -163,7 +163,7 @@ class TestRefusals:
             "the cost table FILE lacks 5 ops of this pool: slim(w=0.75) in blocks.0, slim(w=0.75) "
             "in blocks.1, slim(w=0.75) in blocks.2, slim(w=0.75) in blocks.3, slim(w=0.75) in "
             "blocks.4. Measure them (lanac measure with the same --pool and --ops goes on from "
-            "there), or leave them out (--missing drop)"
+            "there), leave them out (--missing drop), or predict them (--missing predict)"
         )
 
     def test_an_op_that_computes_something_else_is_missing(self, start, table, measured):
@@ -183,7 +183,7 @@ class TestRefusals:
 
     def test_what_becomes_of_missing_ops_is_asked_for_by_name(self, start, measured):
         assert self.refusal(start, measured, missing="dorp") == (
-            "--missing 'dorp': unknown answer 'dorp'. Did you mean 'drop'? Known: drop, refuse."
+            "--missing 'dorp': unknown answer 'dorp'. Did you mean 'drop'? Known: drop, predict, refuse."
         )
 
     def test_energy_without_a_column(self, start, measured):
@@ -236,11 +236,11 @@ class TestUse:
         finalists = (Finalist(plan, 0.2, 0.1, 9),)
         done = TimeFinalists().run(compilation.having(finalists=finalists))
         reason = "costs were measured on Other CPU, which is not here"
-        assert untimed_because(done) == reason
+        assert untimed(done) == reason
         assert done.chosen.latency is None
         assert done.chosen.costs == plan.costs
         assert done.instruments.said[-1] == (
-            f"the finalists are not timed ({reason}): the best one is chosen by its loss"
+            f"the finalists are not timed: {reason}"
         )
         student = Student(assemble_student(start("0.6x", POOL), [TEACHER] * 7), 0.5, (), 0)
         emitted = run_passes(
@@ -263,17 +263,19 @@ class TestUse:
             in text
         )
         plan_file = json.loads(json.dumps(plan_record(emitted)))
-        assert plan_file["measured"]["latency"] is None
+        assert plan_file["latency"] == {"how": "imported", "untimed": reason}
         assert plan_file["measured_elsewhere"] == "Other CPU"
         assert plan_file["finalists"][0]["error"] is None
 
 
 def test_a_target_that_is_not_here_is_refused_without_a_table(start, monkeypatch):
+    """This machine's CPU cannot be predicted: nothing is known of it but what it measures."""
     monkeypatch.setattr(Device, "absent", lambda self: "it is elsewhere")
-    with pytest.raises(BackendError) as caught:
+    with pytest.raises(TargetError) as caught:
         run_passes(start("0.6x", POOL), [MeasureCosts()])
-    assert str(caught.value) == (
-        "latency on cpu:onnxruntime:fp32:b1:t1 cannot be measured here: it is elsewhere"
+    assert str(caught.value).startswith(
+        "latency on cpu:onnxruntime:fp32:b1:t1 can neither be measured here (it is elsewhere) nor "
+        "predicted: "
     )
 
 
