@@ -58,8 +58,9 @@ from lanac.passes import (  # noqa: E402
     run_passes,
 )
 from lanac.passes.time_finalists import target_inputs  # noqa: E402
-from lanac.targets import Timing, count_flops, parse_budgets, time_interleaved  # noqa: E402
+from lanac.targets import Timing, count_flops, parse_budgets, sampler, time_interleaved  # noqa: E402
 from lanac.training.finetune import FinetuneOptions, measure  # noqa: E402
+from lanac.workspace import Workspace  # noqa: E402
 
 POOLS = {
     "skip": "skip",
@@ -214,7 +215,9 @@ def choose_work(
     watch = Stopwatch()
     start = time.process_time()
     trial = DistillCandidates(samples=4 * BATCH, batch=BATCH)
-    run_passes(replace(pruned, instruments=watch), [trial])
+    # In a workspace of its own: what another pool's trial has left would take no time.
+    apart = Workspace(pruned.out / "trial")
+    run_passes(replace(pruned, instruments=watch, workspace=apart), [trial])
     times = watch.steps["distilling"]
     once, step = times[0] - start, (times[-1] - times[1]) / (len(times) - 2)
     samples = int(BATCH * (seconds - once) / step)
@@ -307,7 +310,7 @@ def timed(prepared: Compilation, module: nn.Module) -> tuple[Timing, Timing]:
         onnxruntime.timed_run(onnxruntime.export_for_timing(network, inputs), inputs, threads)
         for network in (folded(module), program.teacher)
     ]
-    student, teacher = time_interleaved(runs, threads=threads, rounds=101)
+    student, teacher = time_interleaved([sampler(run, threads == 1) for run in runs], rounds=101)
     return student, teacher
 
 
