@@ -127,6 +127,10 @@ class KernelStore:
                     file.write(json.dumps([name, img, value], separators=(",", ":")) + "\n")
         return 0
 
+    def count(self) -> int:
+        """How many networks and sizes have kernels."""
+        return sum(not isinstance(value, str) for value in self._lists.values())
+
     def failures(self) -> Iterator[tuple[str, int, str]]:
         for (name, img), value in self._lists.items():
             if isinstance(value, str):

@@ -317,7 +317,7 @@ def kendall_tau(first: Array, second: Array) -> float:
     return float((a * b).sum() / (len(first) * (len(first) - 1)))
 
 
-def folds(rows: Sequence[Row], count: int = 5) -> list[tuple[Array, Array]]:
+def folds(rows: Sequence[Row], count: int = 3) -> list[tuple[Array, Array]]:
     """Places of the rows to fit on and of those left out, family by family; large ones first."""
     sizes = Counter(row.family for row in rows)
     loads = [0] * count

@@ -58,7 +58,7 @@ from lanac.passes import (  # noqa: E402
     run_passes,
 )
 from lanac.passes.time_finalists import target_inputs  # noqa: E402
-from lanac.targets import Timing, count_flops, parse_budgets, time_interleaved  # noqa: E402
+from lanac.targets import Timing, count_flops, parse_budgets, sampler, time_interleaved  # noqa: E402
 from lanac.training.finetune import FinetuneOptions, measure  # noqa: E402
 from lanac.workspace import Workspace  # noqa: E402
 
@@ -310,7 +310,7 @@ def timed(prepared: Compilation, module: nn.Module) -> tuple[Timing, Timing]:
         onnxruntime.timed_run(onnxruntime.export_for_timing(network, inputs), inputs, threads)
         for network in (folded(module), program.teacher)
     ]
-    student, teacher = time_interleaved(runs, threads=threads, rounds=101)
+    student, teacher = time_interleaved([sampler(run, threads == 1) for run in runs], rounds=101)
     return student, teacher
 
 

@@ -180,7 +180,7 @@ def near_choices(
 def tau(
     compilation: Compilation, ways: Ways, fresh: PlanEvaluation, arguments: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
-    """Kendall's tau of each model over each kind of random plans, losses on 1,024 other images."""
+    """Kendall's tau of each model over each kind of random plans, losses on at most 1,024 other images."""
     problem = selection_problem(compilation, 1, 1.0)
     pool = [compilation.need("pool")[name] for name in problem.slots]
     models, base = {"sum of scores": problem}, ()
@@ -196,7 +196,7 @@ def tau(
     result = {}
     for kind, plans in kinds.items():
         networks = [tuple(row[c] for row, c in zip(pool, plan, strict=True)) for plan in plans]
-        losses = fresh.losses(networks, 1024, lambda _: None)
+        losses = fresh.losses(networks, min(1024, arguments.fresh_images), lambda _: None)
         measured = [losses[network] for network in networks]
         result[kind] = {
             name: round(kendall_tau([float(exact_score(model, p)) for p in plans], measured), 3)

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 from lanac.backends.base import BACKENDS, RUNTIMES
 from lanac.backends.from_onnx import FromOnnx
+from lanac.errors import PredictionError
 from lanac.targets import Device, Target, devices, parse_target
-
-_NEEDED = ("fp32_tflops", "bandwidth_gbps")
-"""Figures without which a latency cannot be predicted."""
+from lanac.targets.predicted import way_of
 
 
 @dataclass(frozen=True)
@@ -21,11 +20,13 @@ class RuntimeAbility:
         name: the part of a target that asks for it.
         precisions: that it computes in there; the first is the default.
         unmeasured: why nothing can be measured with it here, None where it can.
+        unpredicted: why its latencies cannot be predicted, None where they can.
     """
 
     name: str
     precisions: tuple[str, ...]
     unmeasured: str | None
+    unpredicted: str | None
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,12 @@ class Ability:
         device: what is known of it.
         target: what its outputs were looked at for.
         runtimes: of the device, the default first.
-        unpredicted: why its latencies cannot be predicted, None where they can.
         outputs: all of them, by name.
     """
 
     device: Device
     target: Target
     runtimes: tuple[RuntimeAbility, ...]
-    unpredicted: str | None
     outputs: tuple[OutputAbility, ...]
 
 
@@ -80,28 +79,29 @@ def _ability(target: Target) -> Ability:
         device=device,
         target=target,
         runtimes=tuple(
-            RuntimeAbility(name, precisions, _unmeasured(target, name, precisions))
+            _runtime(name, precisions, _with_runtime(target, name, precisions))
             for name, precisions in device.runtimes.items()
         ),
-        unpredicted=_unpredicted(device),
         outputs=tuple(_output(name, target) for name in BACKENDS.names()),
     )
 
 
-def _unmeasured(target: Target, runtime: str, precisions: tuple[str, ...]) -> str | None:
-    if runtime not in RUNTIMES.names():
-        return f"lanac does not time {runtime}"
+def _with_runtime(target: Target, runtime: str, precisions: tuple[str, ...]) -> Target:
     own = target.precision if target.precision in precisions else precisions[0]
     version = target.tensorrt if runtime == target.runtime else None
-    asked = replace(target, runtime=runtime, precision=own, tensorrt=version)
-    return RUNTIMES.get(runtime).unavailable(asked)
+    return replace(target, runtime=runtime, precision=own, tensorrt=version)
 
 
-def _unpredicted(device: Device) -> str | None:
-    missing = [name for name in _NEEDED if name not in device.figures]
-    if not missing:
-        return None
-    return f"{device.title} may be any: name the device itself"
+def _runtime(name: str, precisions: tuple[str, ...], target: Target) -> RuntimeAbility:
+    unmeasured: str | None = f"lanac does not time {name}"
+    if name in RUNTIMES.names():
+        unmeasured = RUNTIMES.get(name).unavailable(target)
+    unpredicted = None
+    try:
+        way_of(target)
+    except PredictionError as error:
+        unpredicted = str(error).removeprefix(f"target {str(target)!r}: ")
+    return RuntimeAbility(name, precisions, unmeasured, unpredicted)
 
 
 def _output(name: str, target: Target) -> OutputAbility:

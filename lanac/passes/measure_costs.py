@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 
 from lanac.compilation import Compilation, Dropped
 from lanac.errors import CostTableError, LanacError, PoolError
+from lanac.instruments import Advance
 from lanac.ir import TEACHER, OpSpec, Program, Slot, TensorSpec, signature
 from lanac.ops.pool import Pool
 from lanac.passes.latency import Latencies, Thoroughness
@@ -30,6 +33,9 @@ from lanac.targets import (
     peak_activation_bytes,
 )
 from lanac.workspace import Result, key_of
+
+_MANY = 300
+"""Counting more ops than this takes long enough to be shown."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,10 @@ def count_ops(
     counted: dict[str, dict[str, dict[OpSpec, float]]] = {name: {} for name in COUNTED}
     failed: list[Dropped] = []
     places = [(slot, op) for slot in program.slots for op in pool[slot.name]]
-    with compilation.instruments.progress("counting", len(places)) as advance:
+    showing: AbstractContextManager[Advance] = contextlib.nullcontext(lambda _: None)
+    if len(places) > _MANY:
+        showing = compilation.instruments.progress("counting", len(places))
+    with showing as advance:
         for slot, op in places:
             counts = _count_op(compilation, modules, slot, op)
             if isinstance(counts, Dropped):

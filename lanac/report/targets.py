@@ -27,16 +27,18 @@ def show_targets(console: Console, found: Sequence[Ability]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     longest = max(len(item.device.name) for item in found)
     table.add_column("device", no_wrap=True, min_width=longest)
-    table.add_column("what it is", no_wrap=True, overflow="ellipsis")
-    for title in ("measured", "predicted", *own):
-        table.add_column(title, no_wrap=True, min_width=len(title))  # the title gives way
+    titles = ("measured", "predicted", *own)
+    room = console.width - longest - sum(len(title) + 1 for title in titles) - 2
+    table.add_column("what it is", no_wrap=True, overflow="ellipsis", max_width=max(room, 8))
+    for title in titles:
+        table.add_column(title, no_wrap=True, min_width=len(title))
     for item in found:
         states = {output.name: _built(output) for output in item.outputs}
         table.add_row(
             item.device.name,
             escape(_VENDOR.sub("", item.device.title)),
-            _measured(item),
-            "yes" if item.unpredicted is None else "-",
+            _all_or_names(item, [r.name for r in item.runtimes if r.unmeasured is None]),
+            _all_or_names(item, [r.name for r in item.runtimes if r.unpredicted is None]),
             *(states[name] for name in own),
         )
     console.print(table)
@@ -56,9 +58,8 @@ def _common(found: Sequence[Ability]) -> list[str]:
     return sorted(set.intersection(*written)) if written else []
 
 
-def _measured(item: Ability) -> str:
-    measured = [runtime.name for runtime in item.runtimes if runtime.unmeasured is None]
-    return "yes" if len(measured) == len(item.runtimes) else " ".join(measured) or "-"
+def _all_or_names(item: Ability, runtimes: list[str]) -> str:
+    return "yes" if len(runtimes) == len(item.runtimes) else " ".join(runtimes) or "-"
 
 
 def _built(output: OutputAbility) -> str:
@@ -72,7 +73,7 @@ def _reasons(found: Sequence[Ability]) -> list[str]:
     lines = []
     about: tuple[tuple[str, Callable[[Ability], list[tuple[str, str | None]]]], ...] = (
         ("not measured", lambda i: [(r.name, r.unmeasured) for r in i.runtimes]),
-        ("not predicted", lambda i: [("", i.unpredicted)]),
+        ("not predicted", lambda i: [(r.name, r.unpredicted) for r in i.runtimes]),
         ("a build script for", lambda i: [(o.name, o.unbuilt) for o in i.outputs]),
     )
     for what, reasons_of in about:
@@ -104,18 +105,23 @@ def show_target(console: Console, item: Ability) -> None:
         capability = ".".join(map(str, device.capability))
         console.print(f"compute capability {capability}{newest}", highlight=False)
     console.print(f"--target {device.name} is {item.target}", highlight=False)
-    predicted = "predicted" if item.unpredicted is None else f"not predicted: {item.unpredicted}"
-    console.print(f"latency: {escape(predicted)}", highlight=False)
     console.print()
     console.print(
         _list(
-            ("runtime", "precisions", "measured here"),
+            ("runtime", "precisions", "predicted", "measured here"),
             [
-                (r.name, " ".join(r.precisions), "yes" if r.unmeasured is None else r.unmeasured)
+                (
+                    r.name,
+                    " ".join(r.precisions),
+                    "yes" if r.unpredicted is None else "no",
+                    "yes" if r.unmeasured is None else r.unmeasured,
+                )
                 for r in item.runtimes
             ],
         )
     )
+    for reason in dict.fromkeys(r.unpredicted for r in item.runtimes if r.unpredicted):
+        console.print(f"not predicted: {escape(reason)}", highlight=False)
     console.print()
     console.print(_list(("output", "here"), [(o.name, _state(o)) for o in item.outputs]))
     if device.figures:
@@ -158,14 +164,14 @@ def _record(item: Ability) -> dict[str, object]:
         "target": str(item.target),
         "capability": _version(device.capability),
         "last_tensorrt": _version(device.last_tensorrt),
-        "predicted": item.unpredicted is None,
-        "not_predicted": item.unpredicted,
         "runtimes": [
             {
                 "name": runtime.name,
                 "precisions": list(runtime.precisions),
                 "measured_here": runtime.unmeasured is None,
                 "not_measured": runtime.unmeasured,
+                "predicted": runtime.unpredicted is None,
+                "not_predicted": runtime.unpredicted,
             }
             for runtime in item.runtimes
         ],

@@ -1,4 +1,7 @@
-"""K plans from one best-first tree whose nodes are listed lazily.
+"""K plans by a rising regret, or else from one best-first tree whose nodes are listed lazily.
+
+Exact plans are first looked for without a tree (`rising`); what is left, and plans within a gap,
+come from here.
 
 The plans that are feasible for a step are feasible for every earlier one, so the open nodes of a
 step stay valid for the next. The node with the lowest bound comes first: the linear relaxation

@@ -211,7 +211,7 @@ class Walk:
         ]
         self.measures = [_Measure(one, highest, self.free, self.single) for one in windows]
         self.cuts = _Cuts(columns, self.measures[-1], self.free, self.single)
-        self.possible = self.cuts.possible
+        self.possible = self.cuts.possible and bool((self.room >= 0).all())
 
     def choices(self) -> Ints:
         """Every choice of the box with a regret of at most the highest that keeps all rows.

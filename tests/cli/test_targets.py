@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from lanac.abilities import abilities
 from lanac.backends import _nvidia, tensorrt_rtx
+from lanac.report.targets import show_targets
 from lanac.targets import device, devices
 
 
@@ -45,12 +48,23 @@ def test_every_device_has_a_line_and_every_lack_a_reason(run):
         "this machine has no CUDA device that torch can use",
         "not measured onnxruntime, openvino, pytorch, inductor (xeon_4114): this machine's "
         "processor is no Intel Xeon Silver 4114",
-        "not predicted (cpu): this machine's CPU may be any: name the device itself",
+        "not predicted onnxruntime, openvino, pytorch, inductor (cpu): cpu stands for this "
+        "machine's CPU, of which no figures are known, so its latency can only be measured there; "
+        "name the device, such as i7_12700h",
         "a build script for tensorrt (v100, titanv, t4 and 14 more): tensorrt is not installed (pip "
         "install tensorrt)",
         "lanac targets DEVICE shows one with its runtimes, precisions and figures",
     ):
         assert line in text
+
+
+def test_it_fits_eighty_columns(run):
+    text = io.StringIO()
+    show_targets(Console(file=text, width=80), abilities())
+    table = text.getvalue().split("outputs for every device")[0].splitlines()
+    assert table[0].split()[-1] == "tensorrt_rtx"
+    assert all(len(line) <= 80 for line in table)
+    assert len([line for line in table if line.strip()]) == 1 + len(devices())
 
 
 def test_one_device_with_figures_and_sources(run):
@@ -61,8 +75,7 @@ def test_one_device_with_figures_and_sources(run):
         "v100: NVIDIA V100 SXM2 16 GB",
         "compute capability 7.0, last TensorRT 10.4",
         "--target v100 is v100:tensorrt:fp16:b128:t1",
-        "latency: predicted",
-        "tensorrt fp16 fp32 tensorrt is not installed (pip install tensorrt)",
+        "tensorrt fp16 fp32 yes tensorrt is not installed (pip install tensorrt)",
         "openvino no: OpenVINO runs on CPUs, and v100 is none",
         "tensorrt ONNX and a build script: tensorrt is not installed (pip install tensorrt)",
         "tensorrt_rtx no: TensorRT-RTX does not support NVIDIA V100 SXM2 16 GB (compute capability 7.0)",
@@ -85,13 +98,15 @@ def test_json_says_the_same(run):
     assert list(found) == list(devices())
     v100 = found["v100"]
     assert (v100["capability"], v100["last_tensorrt"]) == ("7.0", "10.4")
-    assert v100["predicted"] and v100["not_predicted"] is None
     assert v100["runtimes"][0] == {
         "name": "tensorrt",
         "precisions": ["fp16", "fp32"],
         "measured_here": False,
         "not_measured": "tensorrt is not installed (pip install tensorrt)",
+        "predicted": True,
+        "not_predicted": None,
     }
+    assert not found["cpu"]["runtimes"][0]["predicted"]
     outputs = {output["name"]: output for output in v100["outputs"]}
     assert outputs["tensorrt"]["written_here"] and not outputs["tensorrt"]["built_here"]
     assert not outputs["openvino"]["written_here"]

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lanac.errors import SelectionError
-from lanac.solver import SelectionStatus, scip, solve, tree, verify_plan
+from lanac.solver import SelectionStatus, rising, scip, solve, tree, verify_plan
 
 LEAN = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -137,12 +137,18 @@ def test_sequence_equals_brute_force(build, data):
 
 
 @LEAN
-@given(data=st.data(), split=st.booleans())
-def test_tree_equals_brute_force(build, data, split):
-    """Without pair terms; with `split` nothing is listed before it stands nearly alone."""
+@given(data=st.data(), split=st.booleans(), limit=st.sampled_from([0.0, 1.0, 8.0, 2e6]))
+def test_tree_equals_brute_force(build, data, split, limit):
+    """Without pair terms.
+
+    With `split` nothing is listed before it stands nearly alone; with a small limit listings from
+    the root are given up at once or after some plans, and the tree goes on.
+    """
     problem = replace(data.draw(problems(build)), pair_scores={})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tree, "_LISTED", 1.0 if split else 30_000.0)
+        patch.setattr(rising, "_LEAST_LIMIT", limit)
+        patch.setattr(rising, "_MOST_LIMIT", limit)
         check_sequence(problem, solve(problem))
 
 

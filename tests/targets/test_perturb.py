@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lanac.frontend.build import build_program
-from lanac.ir import IDENTITY, TEACHER, OpSpec
+from lanac.ir import IDENTITY, TEACHER, parse_op
 from lanac.targets import parse_target
 from lanac.targets.predicted import (
     judge_plans,
@@ -20,7 +20,7 @@ from lanac.targets.predicted import (
 
 ERRORS = {"conv3x3": 0.1, "pointwise": 0.1, "batch_norm": 0.1, "own": 0.05}
 TARGET = parse_target("v100:tensorrt:fp16:b8")
-SMALL = OpSpec("cb_res", {"k": 1})
+SMALL = parse_op("cb_res(k=1)")
 
 
 class Residual(nn.Module):

@@ -172,7 +172,7 @@ class TestAnchors:
             Anchor("plain", plain, plain.latency_ms),
         ]
         factors = calibrate(anchors, errors).factors
-        assert factors["conv3x3"] > 1.1 * factors["pointwise"]
+        assert factors["conv3x3"] > 1.05 * factors["pointwise"]
 
     def test_a_right_prediction_stays(self, errors):
         found = predicted(net(), self.TARGET)
@@ -234,7 +234,7 @@ class TestFittedConstants:
         for kind in CLASSES:
             assert 0.02 < constants[f"b.{kind}"] < 4, kind
         for kind in MULTIPLYING:
-            assert 0.02 < constants[f"e.{kind}"] < 2, kind
+            assert 0.02 < constants[f"e.{kind}"] < 4, kind  # before saturation, and capped
 
     def test_errors_are_there_for_every_class_and_batch(self):
         for way in fitted()["ways"].values():

@@ -33,6 +33,9 @@ _HAS_ROWS = np.array([kind in ("norm", "softmax") for kind in CLASSES])
 _OWN_KERNELS = (1.0, 9.0, 25.0)
 """Windows of depthwise convolutions that have a kernel of their own; others run a general one."""
 
+_MOST = 1.25
+"""No kernel reaches more of the peak: consumer cards clock a little above what it is computed with."""
+
 _BLOCK = 32.0
 _TILE = 128.0
 """Rows and columns of the part of a product that one core takes."""
@@ -50,6 +53,7 @@ class Figures:
         cores: streaming multiprocessors, or the threads of a CPU.
         narrow: whether a GPU multiplies in less than single precision, where its convolutions want
             their channels last and turn what does not lie so.
+        winograd: how many multiplications of a 3x3 convolution its libraries save by one.
     """
 
     bandwidth: float
@@ -58,6 +62,7 @@ class Figures:
     cache_mb: float
     cores: float
     narrow: bool = False
+    winograd: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,8 @@ def latencies_ms(features: Features, figures: Figures, constants: Constants) -> 
     memory = nbytes * slow / (speed * gain * short)
     peak = np.where(_IS_DENSE[kind], figures.dense_peak, figures.plain_peak) * 1e9  # flop per ms
     efficiency = per_class(constants, "e")[kind] * _saturation(features, figures, constants)
-    compute = 2.0 * features.macs / (peak * efficiency)
+    saved = np.where(kind == _PLACE["conv3x3"], figures.winograd, 1.0)
+    compute = 2.0 * features.macs / saved / (peak * np.minimum(efficiency, _MOST))
     turned = _IS_CONVOLUTION[kind] & (features.channels_last == 0) & figures.narrow
     moved = np.where(turned, nbytes, 0.0)
     transform = constants["transform"] * moved / (figures.bandwidth * 1e6)
