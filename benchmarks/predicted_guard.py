@@ -168,7 +168,7 @@ def _one(
     rng = np.random.default_rng(seed)
     problem = _problem(believed, rng)
     truth = _truth(problem, true, seed)
-        drawn = perturbed_tables(believed, errors, 200, seed)
+    drawn = perturbed_tables(believed, errors, 200, seed)
     plain = problem.solve(budget)[0]
     reference = problem.score(plain)
     plans = [*problem.solve(budget, 30), *problem.solve(0.97 * budget, 30)]
