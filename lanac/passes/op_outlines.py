@@ -7,12 +7,11 @@ all slots whose own ops are alike, such as the repeated blocks of a stage.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import nn
 
-from lanac.errors import PoolError
 from lanac.ir import OpSpec, Program, Slot, signature
 from lanac.ops.base import SlotView
 from lanac.ops.build import build_op
@@ -26,12 +25,17 @@ class OpOutlines:
     Args:
         program: the teacher and its slots.
         families: of the ops.
-        seed: for ops that have to be built with weights.
+        real: gives the ops that have to be built with weights, folded; default: they are built anew.
     """
 
-    def __init__(self, program: Program, families: Families = INSTALLED, seed: int = 0) -> None:
+    def __init__(
+        self,
+        program: Program,
+        families: Families = INSTALLED,
+        real: Callable[[Slot, OpSpec], nn.Module] | None = None,
+    ) -> None:
         self._views = {slot.name: SlotView.of(program, slot) for slot in program.slots}
-        self._families, self._seed = families, seed
+        self._families, self._real = families, real or self._build_real
         self._signatures: dict[str, str] = {}
         self._built: dict[Hashable, nn.Module] = {}
         self._bound: set[tuple[str, OpSpec]] = set()
@@ -72,15 +76,12 @@ class OpOutlines:
         return self._signatures[slot.name]
 
     def _build(self, slot: Slot, op: OpSpec) -> nn.Module:
-        view = self._views[slot.name]
         try:
             with torch.device("meta"):
-                module = self._families.get(op.family).build(op, view)
+                module = self._families.get(op.family).build(op, self._views[slot.name])
             return folded(module.eval())
         except Exception:  # families may compute with weights, and then anything can happen on meta
-            pass
-        module = build_op(op, view, self._seed, self._families)
-        try:
-            return folded(module)
-        except PoolError as error:
-            raise PoolError(f"op {op} of slot {slot.name!r}: {error}") from error
+            return self._real(slot, op)
+
+    def _build_real(self, slot: Slot, op: OpSpec) -> nn.Module:
+        return folded(build_op(op, self._views[slot.name], 0, self._families))

@@ -9,6 +9,7 @@ from lanac.ir import TEACHER, OpSpec, Program
 from lanac.passes.import_costs import PREDICT, Fill
 from lanac.passes.latency import Counts, Latencies
 from lanac.passes.op_modules import OpModules
+from lanac.passes.op_outlines import OpOutlines
 from lanac.targets import PARAMS, CostFile
 from lanac.targets.predicted import PredictedTable, calibrate, part_time, predict_table, way_of
 
@@ -48,13 +49,14 @@ def predicted_table(
     program: Program = compilation.need("program")
     ops = {slot.name: tuple(counted[PARAMS][slot.name]) for slot in program.slots}
     total = sum(len({TEACHER, *names}) for names in ops.values())
+    outlines = OpOutlines(program, compilation.families, modules.get)
     with compilation.instruments.progress("predicting latencies", total) as advance:
         table = predict_table(
             program,
             ops,
-            modules.get,
+            outlines.get,
             compilation.target,
-            key_of=lambda slot, op: (modules.signature(slot, op), str(slot.input_spec)),
+            key_of=outlines.key,
             progress=advance,
         )
     return anchored(table, compilation) if compilation.anchors else table
