@@ -55,6 +55,9 @@ bytes than the memory gives, so that the bandwidth's share cannot go far up."""
 _FREEDOM = 0.5
 _STEP = 1e-4
 _LARGE = 1_000_000_007
+_MOST = 0.5
+"""The largest error of a class: rare ones take the blame for single odd networks."""
+
 _FIELDS = tuple(Features.__dataclass_fields__)
 _WIDTH = 0.07
 """Residuals larger than this count by their size, not its square."""
@@ -136,12 +139,9 @@ class Samples:
 
     @property
     def weights(self) -> Array:
-        """Families and devices with many rows count less per row, so that they do not decide alone."""
-        counts = Counter((row.family, row.device) for row in self.rows)
-        setups = Counter(row.device for row in self.rows)
-        weights = np.array(
-            [(counts[row.family, row.device] * setups[row.device]) ** -0.5 for row in self.rows]
-        )
+        """Large families count less per row, so that they do not decide alone."""
+        counts = Counter((row.family, row.setup) for row in self.rows)
+        weights = np.array([counts[row.family, row.setup] ** -0.5 for row in self.rows])
         return weights / weights.mean()
 
 
@@ -338,7 +338,7 @@ def class_errors(shares: Array, residuals: Array, least: float) -> dict[str, flo
     """Errors that kernels of a class share, from residuals of whole networks.
 
     The square of a residual is the sum of the squares of (share of a class) * (its error); solved for
-    squares that are not negative. Classes that hardly occur get the mean.
+    squares that are not negative. Classes that hardly occur get the usual one.
 
     Args:
         shares: (networks, classes).
@@ -346,14 +346,19 @@ def class_errors(shares: Array, residuals: Array, least: float) -> dict[str, flo
         least: smallest error of a class.
     """
     squares = shares**2
-    target = np.minimum(residuals**2, np.quantile(residuals**2, 0.98))
-    x = np.full(squares.shape[1], 0.01)
-    pull = 0.02 * len(residuals) * np.mean(np.sum(squares, axis=1) ** 2)
-    gram = squares.T @ squares + pull * np.eye(len(x))
-    right = squares.T @ target + pull * np.mean(target) * 2
+    target = np.minimum(residuals**2, np.quantile(residuals**2, 0.995))
+    usual = float(np.mean(target) / np.mean(np.sum(squares, axis=1)))
+    x = np.full(squares.shape[1], usual)
+    gram = squares.T @ squares
+    pull = 0.02 * float(np.trace(gram)) / len(x)
+    gram += pull * np.eye(len(x))
+    right = squares.T @ target + pull * usual
     for _ in range(2000):  # multiplicative updates keep what is positive positive
         x *= right / np.maximum(gram @ x, 1e-12)
-    return {kind: max(float(np.sqrt(value)), least) for kind, value in zip(CLASSES, x, strict=True)}
+    return {
+        kind: float(np.clip(np.sqrt(value), least, _MOST))
+        for kind, value in zip(CLASSES, x, strict=True)
+    }
 
 
 def by_regime(rows: Sequence[Row], residuals: Array) -> dict[str, Array]:

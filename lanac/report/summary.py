@@ -217,11 +217,11 @@ def summary(compilation: Compilation) -> str:
     """The report as Markdown."""
     outputs: Outputs = compilation.need("outputs")
     student, chosen = compilation.need("student"), compilation.need("chosen")
-    costs = compilation.need("costs")
+    costs, (_, sentence) = compilation.need("costs"), verdict(compilation)
     lines = [
         f"# Student at {compilation.budget} on {compilation.target}",
         "",
-        f"{verdict(compilation)[1].capitalize()}.",
+        f"{sentence[0].upper()}{sentence[1:]}.",
         "",
         *_table(("", "teacher", "student", ""), result_rows(compilation)),
         "",

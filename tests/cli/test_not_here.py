@@ -18,11 +18,11 @@ def done(lanac, tiny):
 def test_nobody_can_mistake_it_for_a_measurement(done):
     outcome, folder = done
     printed = " ".join(outcome.out.split())
-    assert "latency (PREDICTED)" in printed
-    assert "(measured)" not in printed
+    assert "(measured)" not in printed and "PREDICTED" in printed
     assert "as PREDICTED (" in printed and "), not measured" in printed
     assert "NO LATENCY WAS MEASURED: NVIDIA V100 SXM2 16 GB is not here." in printed
     page = (folder / "summary.md").read_text()
+    assert "\n| latency (PREDICTED) | about " in page
     assert "NO LATENCY WAS MEASURED" in page and "(measured)" not in page
 
     record = json.loads((folder / "plan.json").read_text())

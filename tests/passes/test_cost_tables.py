@@ -239,9 +239,7 @@ class TestUse:
         assert untimed(done) == reason
         assert done.chosen.latency is None
         assert done.chosen.costs == plan.costs
-        assert done.instruments.said[-1] == (
-            f"the finalists are not timed: {reason}"
-        )
+        assert done.instruments.said[-1] == (f"the finalists are not timed: {reason}")
         student = Student(assemble_student(start("0.6x", POOL), [TEACHER] * 7), 0.5, (), 0)
         emitted = run_passes(
             done.having(

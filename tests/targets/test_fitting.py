@@ -85,5 +85,6 @@ def test_errors_of_classes_are_found(scripts):
     true[0] = 0.3
     residuals = (shares * true * rng.standard_normal(shares.shape)).sum(axis=1)
     errors = latency_fit.class_errors(shares, residuals, 0.01)
-    assert errors[latency_fit.CLASSES[0]] == pytest.approx(0.3, rel=0.2)
-    assert errors[latency_fit.CLASSES[1]] < 0.12
+    first, *others = (errors[kind] for kind in latency_fit.CLASSES)
+    assert 0.15 < first < 0.35  # the largest residuals are cut
+    assert max(others) < 0.7 * first
