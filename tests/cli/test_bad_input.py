@@ -342,7 +342,7 @@ class TestBudget:
              "give a share between 0 and 1"),
             ("12sec", "budget '12sec': unknown unit 'sec' for latency; known: x, ms, us, s"),
             ("speed=0.5x", "budget 'speed=0.5x': unknown resource 'speed'. "
-             "Known: flops, latency, memory, params."),
+             "Known: energy, flops, latency, memory, params, size."),
             ("0.5x+3ms", "budget '0.5x+3ms' limits latency_ms twice"),
             ("0.5x,0.5x", "budget '0.5x,0.5x' names one budget twice"),
         ],

@@ -53,9 +53,9 @@ def test_a_compilation_goes_on_from_there(pareto, lanac, tiny):
     ("arguments", "message"),
     [
         (("--resource", "latncy"), "--resource 'latncy': unknown resource 'latncy'. Did you mean "
-         "'latency'? Known: flops, latency, params."),
+         "'latency'? Known: energy, flops, latency, params, size."),
         (("--resource", "memory"), "--resource 'memory': unknown resource 'memory'. "
-         "Known: flops, latency, params."),
+         "Did you mean 'energy'? Known: energy, flops, latency, params, size."),
         (("--points", "1"), "--points 1: expected at least 2"),
         (("--svg", "front.png"), "--svg 'front.png': expected the name of an .svg file to write"),
     ],

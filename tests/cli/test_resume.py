@@ -116,7 +116,13 @@ def test_ten_kills_at_random_moments(runs, undisturbed, tmp_path):
 
 @pytest.mark.parametrize(
     ("stage", "events"),
-    [("distilling", 20), ("scoring", 20), ("evaluating", 8), ("finetuning", 30), ("measuring", 2)],
+    [
+        ("distilling", 20),
+        ("scoring", 20),
+        ("evaluating", 8),
+        ("finetuning", 30),
+        ("measuring accuracy", 2),
+    ],
 )
 def test_two_kills_in_a_stage(runs, undisturbed, going_on, stage, events):
     """Seeded events, the second counted from where the first run died: no luck with the clock."""

@@ -126,7 +126,7 @@ def test_where_only_source_is_emitted_the_folded_student_is_timed(finetuned, mon
     for module in (onnx_backend, student_files):
         monkeypatch.setattr(module, "export_model", record)
     run_passes(finetuned, [EmitStudent(backends=("pytorch",), samples=4, rounds=2)])
-    teacher, student = timed
+    student, teacher = timed
     assert (finetuned.out / "teacher.onnx").exists()
     folder = finetuned.out / "flops-0.9x@cpu"
     assert sorted(path.name for path in folder.iterdir()) == ["student.py", "student.safetensors"]

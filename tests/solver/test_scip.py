@@ -364,3 +364,41 @@ def test_measured_bad_plan_is_cut_off(build):
     bad = solve(problem).plans[0]
     again = solve(replace(problem, forbidden=(tuple(enumerate(bad.choices)),)))
     assert again.plans[0].choices == (1, 0)
+
+
+class TestRowsThatScipBreaks:
+    """SCIP 10 was seen to end with a plan that breaks a row, on a problem with pair terms."""
+
+    SCORES = ([0.0, 1.0], [0.0, 2.0])
+    FORBIDDEN = (((0, 0), (1, 0)),)
+
+    @pytest.fixture
+    def breaking(self, monkeypatch):
+        """SCIP as it is, but in the given ways of calling it the forbidden plan comes first."""
+
+        def make(*ways):
+            run = scip._Scip._run
+
+            def broken(self, model, *, presolve):
+                found = run(self, model, presolve=presolve)
+                extra = [(0, 0)] if presolve in ways else []
+                return replace(found, found=[*extra, *found.found])
+
+            monkeypatch.setattr(scip._Scip, "_run", broken)
+
+        return make
+
+    def test_it_is_asked_again_without_presolving(self, build, breaking):
+        breaking(True)
+        done = solve(build(self.SCORES, forbidden=self.FORBIDDEN), method="scip")
+        assert done.status is SelectionStatus.OPTIMAL
+        assert [plan.choices for plan in done.plans] == [(1, 0)]
+
+    def test_where_that_does_not_help_nothing_is_returned(self, build, breaking):
+        breaking(True, False)
+        with pytest.raises(SelectionError) as error:
+            solve(build(self.SCORES, forbidden=self.FORBIDDEN), method="scip")
+        assert str(error.value) == (
+            "selection: expected SCIP to keep every row of its problem, got a plan that breaks one, "
+            "also without presolving. Try another seed, and report this if it stays."
+        )
