@@ -127,6 +127,7 @@ def compile_model(
     from lanac.compiler import compile
     from lanac.frontend.sources import load_source
     from lanac.report.console import ConsoleInstruments, show_result
+    from lanac.report.latency import is_unmeasured
     from lanac.report.summary import verdict
 
     console = Console(soft_wrap=not sys.stdout.isatty())
@@ -176,6 +177,8 @@ def compile_model(
     for student in result.students:
         met, sentence = verdict(student)
         if not met:
+            if is_unmeasured(student):
+                raise BudgetError(f"{sentence}. The files are complete")
             raise BudgetError(
                 f"{sentence}, as measured at the end. The files are complete; where the miss is "
                 "small, a busy machine may be the reason"

@@ -15,6 +15,7 @@ from lanac.errors import BackendError
 from lanac.ir import named_tensors
 from lanac.ops.folding import Foldable, folded
 from lanac.passes.latency_costs import untimed
+from lanac.passes.predicted_costs import predicted_whole
 from lanac.passes.student_files import StudentFiles, student_folder, teacher_file
 from lanac.passes.time_networks import time_networks
 from lanac.passes.time_parts import timing_runtime
@@ -31,7 +32,6 @@ from lanac.targets import (
     count_params,
     peak_activation_bytes,
 )
-from lanac.targets.predicted import Prediction, calibrate, predict, way_of
 from lanac.training.data import in_order
 from lanac.training.device import on_device
 from lanac.training.finetune import measure
@@ -141,7 +141,7 @@ def _outputs(
         costs[LATENCY], teacher_costs[LATENCY] = (timing.median_ms for timing in timed)
     elif compilation.costs is not None and compilation.costs.prediction is not None:
         predicted = compilation.costs.prediction.teacher
-        predictions = _predictions(compilation, student, predicted)
+        predictions = predicted_whole(compilation, student), predicted
         costs[LATENCY], teacher_costs[LATENCY] = (item.latency_ms for item in predictions)
     with compilation.instruments.progress("measuring accuracy", 2) as advance:
         teacher, metrics = on_device(program.teacher, device), []
@@ -161,15 +161,3 @@ def _outputs(
         teacher_costs,
         predictions,
     )
-
-
-def _predictions(
-    compilation: Compilation, student: fx.GraphModule, teacher: Prediction
-) -> tuple[Prediction, Prediction]:
-    """Student and teacher as whole networks; the teacher's has been brought to the anchors."""
-    specs = compilation.need("program").input_specs
-    found = predict(student, specs, compilation.target)
-    if compilation.anchors:
-        errors = way_of(compilation.target).errors
-        found = calibrate(compilation.anchors, errors).apply(found)
-    return found, teacher

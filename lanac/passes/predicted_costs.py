@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import nn
+
 from lanac.compilation import Compilation, Dropped
 from lanac.ir import TEACHER, OpSpec, Program
 from lanac.passes.import_costs import PREDICT, Fill
@@ -11,7 +13,15 @@ from lanac.passes.latency import Counts, Latencies
 from lanac.passes.op_modules import OpModules
 from lanac.passes.op_outlines import OpOutlines
 from lanac.targets import PARAMS, CostFile
-from lanac.targets.predicted import PredictedTable, calibrate, part_time, predict_table, way_of
+from lanac.targets.predicted import (
+    PredictedTable,
+    Prediction,
+    calibrate,
+    part_time,
+    predict,
+    predict_table,
+    way_of,
+)
 
 
 def predicted_latencies(compilation: Compilation, modules: OpModules, counted: Counts) -> Latencies:
@@ -60,6 +70,15 @@ def predicted_table(
             progress=advance,
         )
     return anchored(table, compilation) if compilation.anchors else table
+
+
+def predicted_whole(compilation: Compilation, network: nn.Module) -> Prediction:
+    """A whole network, brought to the anchors; what fuses across slots is in it."""
+    specs = compilation.need("program").input_specs
+    found = predict(network, specs, compilation.target)
+    if not compilation.anchors:
+        return found
+    return calibrate(compilation.anchors, way_of(compilation.target).errors).apply(found)
 
 
 def anchored(table: PredictedTable, compilation: Compilation) -> PredictedTable:

@@ -16,6 +16,7 @@ from lanac.ops.folding import folded
 from lanac.passes.assemble import assemble_student
 from lanac.passes.guard_budget import SAFE, START, meeting_probabilities
 from lanac.passes.latency_costs import untimed
+from lanac.passes.predicted_costs import predicted_whole
 from lanac.passes.time_networks import target_specs, time_networks
 from lanac.passes.time_parts import timing_runtime
 from lanac.targets import LATENCY, Timing
@@ -49,53 +50,69 @@ class TimeFinalists:
         reason = untimed(compilation)
         if reason is not None:
             compilation.instruments.say(f"the finalists are not timed: {reason}")
-            return self._without_timing(compilation, finalists)
+            if compilation.need("costs").prediction is None:  # an imported table, and nothing else
+                done = tuple(replace(item, costs=item.plan.costs, fits=True) for item in finalists)
+                return compilation.having(
+                    finalists=done, chosen=min(done, key=lambda item: item.loss)
+                )
         limit = compilation.budget.absolute(compilation.need("costs").teacher)[LATENCY]
         teacher = compilation.need("costs").teacher[LATENCY]
-        new_ones = [item for item in finalists if item.latency is None]
-        new = {item.plan.ops: item for item in self.time(compilation, new_ones)} if new_ones else {}
-        timed = tuple(
-            replace(item, fits=item.costs[LATENCY] <= limit * (1 - self.margin))
-            for item in (new.get(item.plan.ops, item) for item in finalists)
-        )
+        if reason is not None:
+            timed = self._predicted(compilation, finalists, limit)
+        else:
+            timed = self._timed(compilation, finalists, limit)
         fitting = [item for item in timed if item.fits]
         if fitting:
             return compilation.having(
                 finalists=timed, chosen=min(fitting, key=lambda item: item.loss)
             )
         ratios = [item.plan.costs[LATENCY] / item.costs[LATENCY] for item in timed]
+        known = "measured" if reason is None else "predicted as a whole"
         fastest = min(timed, key=lambda item: item.costs[LATENCY])
         compilation.instruments.say(
-            f"the fastest finalist was measured at {fastest.costs[LATENCY] / teacher:.3f}x of the "
+            f"the fastest finalist was {known} at {fastest.costs[LATENCY] / teacher:.3f}x of the "
             f"teacher, predicted {fastest.plan.costs[LATENCY] / teacher:.3f}x, with "
             f"{limit / teacher:.3f}x allowed: tightening"
         )
         # What was predicted too low by a factor is asked for lower by that factor; where the
         # prediction was right and noise decided, a little lower.
         before = compilation.tightening.get(LATENCY, 1.0)
-        corrected = START * statistics.median(ratios)
+        corrected = (START if reason is None else before) * statistics.median(ratios)
         tightening = {**compilation.tightening, LATENCY: min(corrected, 0.98 * before)}
         return compilation.having(finalists=timed, tightening=tightening)
 
-    def _without_timing(
-        self, compilation: Compilation, finalists: Sequence[Finalist]
-    ) -> Compilation:
-        """What is known of latency is the cost table.
+    def _timed(
+        self, compilation: Compilation, finalists: Sequence[Finalist], limit: float
+    ) -> tuple[Finalist, ...]:
+        new_ones = [item for item in finalists if item.latency is None]
+        new = {item.plan.ops: item for item in self.time(compilation, new_ones)} if new_ones else {}
+        return tuple(
+            replace(item, fits=item.costs[LATENCY] <= limit * (1 - self.margin))
+            for item in (new.get(item.plan.ops, item) for item in finalists)
+        )
 
-        All plans were selected below the tightened budget. Of those with predicted latencies the ones
-        that most likely meet it go on.
+    def _predicted(
+        self, compilation: Compilation, finalists: Sequence[Finalist], limit: float
+    ) -> tuple[Finalist, ...]:
+        """The finalists predicted as whole networks.
+
+        Of those below the limit the ones that most likely meet it go on.
         """
-        found = [replace(item, costs=item.plan.costs, fits=True) for item in finalists]
-        if compilation.need("costs").prediction is not None:
-            plans = [item.plan for item in finalists]
-            chances = meeting_probabilities(compilation, plans)
-            least = min(SAFE, max(chances))
-            found = [
-                replace(item, probability=chance, fits=chance >= least)
-                for item, chance in zip(found, chances, strict=True)
-            ]
-        best = min((item for item in found if item.fits), key=lambda item: item.loss)
-        return compilation.having(finalists=tuple(found), chosen=best)
+        teacher = compilation.need("costs").prediction.teacher
+        reference = compilation.need("costs").teacher[LATENCY]
+        chances = meeting_probabilities(compilation, [item.plan for item in finalists])
+        found = []
+        for item, chance in zip(finalists, chances, strict=True):
+            network = folded(assemble_student(compilation, item.plan.ops))
+            whole = predicted_whole(compilation, network).latency_ms / teacher.latency_ms
+            costs = {**item.plan.costs, LATENCY: whole * reference}
+            fits = costs[LATENCY] <= limit
+            found.append(replace(item, costs=costs, probability=chance, fits=fits))
+        likely = [item.probability or 0.0 for item in found if item.fits]
+        least = min(SAFE, max(likely, default=0.0))
+        return tuple(
+            replace(item, fits=item.fits and (item.probability or 0.0) >= least) for item in found
+        )
 
     def time(self, compilation: Compilation, finalists: Sequence[Finalist]) -> tuple[Finalist, ...]:
         """The finalists with their latencies, all measured in one interleaved run."""

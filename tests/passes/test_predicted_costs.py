@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,24 +127,54 @@ def measured_like(compilation):
     return run_passes(replace(compilation, resources=("flops",)), [MeasureCosts()]).costs
 
 
+@pytest.fixture
+def finalists(predicted, monkeypatch):
+    """Two plans, the first with the lower loss; their chances and whole latencies are faked."""
+
+    def make(chances, ratios):
+        teacher = predicted.costs.prediction.teacher.latency_ms
+        wholes = iter([SimpleNamespace(latency_ms=ratio * teacher) for ratio in ratios])
+        monkeypatch.setattr(time_finalists, "meeting_probabilities", lambda *_: chances)
+        monkeypatch.setattr(time_finalists, "assemble_student", lambda *_: None)
+        monkeypatch.setattr(time_finalists, "folded", lambda network: network)
+        monkeypatch.setattr(time_finalists, "predicted_whole", lambda *_: next(wholes))
+        plans = SelectPlans(plans=2).run(with_scores(predicted)).plans
+        losses = zip((plans[0], plans[-1]), (0.2, 0.3), strict=True)
+        return predicted.having(
+            finalists=tuple(Finalist(plan, loss, 0.1, 99) for plan, loss in losses)
+        )
+
+    return make
+
+
 @pytest.mark.parametrize(
-    ("chances", "chosen"),
-    [([0.85, 0.95], 0), ([0.5, 0.9], 1), ([0.3, 0.5], 1), ([0.4, 0.4], 0)],
-    ids=["both are safe", "one is safe", "none is safe", "equally unsafe"],
+    ("chances", "ratios", "chosen"),
+    [
+        ([0.85, 0.95], [0.5, 0.5], 0),
+        ([0.5, 0.9], [0.5, 0.5], 1),
+        ([0.3, 0.5], [0.5, 0.5], 1),
+        ([0.4, 0.4], [0.5, 0.5], 0),
+        ([0.9, 0.5], [0.65, 0.5], 1),
+    ],
+    ids=["both are safe", "one is safe", "none is safe", "equally unsafe", "safe in parts alone"],
 )
 def test_finalists_are_chosen_among_those_that_most_likely_meet_the_budget(
-    predicted, monkeypatch, chances, chosen
+    finalists, chances, ratios, chosen
 ):
-    """The first one has the lower loss."""
-    monkeypatch.setattr(time_finalists, "meeting_probabilities", lambda *_: chances)
-    plans = SelectPlans(plans=2).run(with_scores(predicted)).plans
-    plans = (plans[0], plans[-1])
-    finalists = tuple(
-        Finalist(plan, loss, 0.1, 99) for plan, loss in zip(plans, (0.2, 0.3), strict=True)
-    )
-    done = TimeFinalists().run(predicted.having(finalists=finalists))
+    done = TimeFinalists().run(finalists(chances, ratios))
     assert [item.probability for item in done.finalists] == chances
     assert done.chosen == done.finalists[chosen]
     assert done.chosen.latency is None
-    assert done.chosen.costs == plans[chosen].costs
+    teacher = done.costs.teacher["latency_ms"]
+    assert done.chosen.costs["latency_ms"] == pytest.approx(ratios[chosen] * teacher)
     assert done.instruments.said[-1].startswith("the finalists are not timed: ")
+
+
+def test_what_is_slower_as_a_whole_than_in_parts_tightens_the_budget(finalists):
+    done = TimeFinalists().run(finalists([0.9, 0.9], [0.65, 0.7]))
+    assert done.chosen is None
+    assert done.tightening["latency_ms"] < 0.98
+    assert done.instruments.said[-1].startswith(
+        "the fastest finalist was predicted as a whole at 0.650x of the teacher, predicted "
+    )
+    assert done.instruments.said[-1].endswith("with 0.600x allowed: tightening")
