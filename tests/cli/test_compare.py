@@ -29,7 +29,9 @@ def test_three_comparisons_of_one_preparation(compare, lanac, tiny, tmp_path):
         ("enas", "8", True),
     ]
     assert "after 1 epoch of finetuning on 32 training samples, the same ones for all" in shown.out
-    told = json.loads(compare(tiny, "--methods=scip,enas", "--json").out)
+    asked = compare(tiny, "--methods=scip,enas", "--json")
+    assert asked.status == 0, asked.err
+    told = json.loads(asked.out)
     assert (told["schema"], told["table"], told["budget"]) == (1, "methods", "flops=0.5x")
     assert told["finetuning"] == {"epochs": 1, "samples": 32, "learning_rate": 5e-4}
     for row, line in zip(told["rows"], rows, strict=True):
@@ -47,7 +49,9 @@ def test_three_comparisons_of_one_preparation(compare, lanac, tiny, tmp_path):
     picture = ET.parse(tmp_path / "ranking.svg")
     texts = [text.text for text in picture.iter() if text.text]
     assert "predicted loss" in texts and "best of K=1" in texts
-    told = json.loads(compare(tiny, *ranking, "--json").out)
+    asked = compare(tiny, *ranking, "--json")
+    assert asked.status == 0, asked.err
+    told = json.loads(asked.out)
     assert sum(len(budget["drawn"]) for budget in told["budgets"]) == 20
     assert -1 <= told["tau_drawn"] <= 1
 
@@ -55,7 +59,9 @@ def test_three_comparisons_of_one_preparation(compare, lanac, tiny, tmp_path):
     assert shown.status == 0, shown.err
     rows = [line.split() for line in shown.out.splitlines() if "10^" in line]
     assert [(row[0], row[3]) for row in rows] == [("3", "2"), ("all", "1")]
-    told = json.loads(compare(tiny, "--show=pools", "--pool-sizes=3", "--repeats=2", "--json").out)
+    asked = compare(tiny, "--show=pools", "--pool-sizes=3", "--repeats=2", "--json")
+    assert asked.status == 0, asked.err
+    told = json.loads(asked.out)
     assert [(row["size"], len(row["metrics"])) for row in told["rows"]] == [(3, 2), (None, 1)]
 
 
