@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import Required
 
@@ -28,7 +29,7 @@ from lanac.targets import LATENCY, Target, parse_budgets, parse_target, read_cos
 from lanac.targets.predicted import Anchor
 from lanac.training.data import Data
 from lanac.training.device import pick_device
-from lanac.training.inputs import in_one_order
+from lanac.training.inputs import forward_order, in_one_order
 from lanac.training.task import Task, check_outputs
 from lanac.workspace import Workspace, disk_errors, write_atomically
 
@@ -200,6 +201,28 @@ def build_task(
     if labelled and val.batch([0]).targets is None:
         raise DataError("val_data() has no labels, train_data() has; give val_data() labels too")
     return Task(train, val, kept, loss, metric, labelled)
+
+
+def unlabelled_task(
+    model: nn.Module, example_inputs: Any, train_data: Any
+) -> tuple[Task, tuple[Tensor, ...]]:
+    """A task for looking at a network, where nothing is learnt, and its example inputs.
+
+    Raises:
+        DataError: neither inputs nor data are given, or they are not tensors.
+    """
+    if example_inputs is None and train_data is None:
+        raise DataError("give example_inputs, such as torch.zeros(2, 3, 224, 224), or train_data")
+    # Where the user gives inputs, no data are needed but some for the record.
+    samples = train_data if example_inputs is None else torch.zeros(2, 1)
+    data = Data.of(samples, "train_data()")
+    if isinstance(example_inputs, Mapping):
+        order = forward_order(model, tuple(example_inputs), "example_inputs()")
+        data = replace(data, names=order)
+    elif example_inputs is None:
+        data = data.for_network(model)
+    task = Task(data, data, data, None, None, labelled=False)
+    return task, example_tensors(task, example_inputs)
 
 
 def check_task(task: Task, model: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lanac.beginning import example_tensors
+from lanac.beginning import unlabelled_task
 from lanac.compilation import Compilation
-from lanac.errors import BackendError, DataError
+from lanac.errors import BackendError
 from lanac.frontend.partition import SlotOptions
 from lanac.instruments import Instruments
 from lanac.ir import Program
@@ -23,9 +23,6 @@ from lanac.ops.pool import parse_pool
 from lanac.passes import CheckOutputs, EnumeratePool, MeasureCosts, Pass, TraceProgram, run_passes
 from lanac.passes.latency import Thoroughness
 from lanac.targets import LATENCY, CostTable, Effort, Target, parse_budgets, parse_target
-from lanac.training.data import Data
-from lanac.training.inputs import forward_order
-from lanac.training.task import Task
 from lanac.workspace import Workspace
 
 _QUICK = Thoroughness(Effort(least=7, most=15), 4, Effort(least=7, most=15))
@@ -140,20 +137,10 @@ def look_at(
     Raises:
         LanacError: anything that is the user's to mend.
     """
-    if example_inputs is None and train_data is None:
-        raise DataError("give example_inputs, such as torch.zeros(2, 3, 224, 224), or train_data")
-    # Nothing is learnt: where the user gives inputs, no data are needed but some for the record.
-    samples = train_data if example_inputs is None else torch.zeros(2, 1)
-    data = Data.of(samples, "train_data()")
-    if isinstance(example_inputs, Mapping):
-        order = forward_order(model, tuple(example_inputs), "example_inputs()")
-        data = replace(data, names=order)
-    elif example_inputs is None:
-        data = data.for_network(model)
-    task = Task(data, data, data, None, None, labelled=False)
+    task, example = unlabelled_task(model, example_inputs, train_data)
     start = Compilation(
         task=task,
-        example=example_tensors(task, example_inputs),
+        example=example,
         target=target,
         budget=parse_budgets("0.5x")[0],
         resources=resources,
@@ -163,7 +150,7 @@ def look_at(
         instruments=instruments,
         families=families or Families(),
     )
-    return run_passes(start, [TraceProgram(model, data.names, options)])
+    return run_passes(start, [TraceProgram(model, task.train.names, options)])
 
 
 def _costs(traced: Compilation) -> CostTable:

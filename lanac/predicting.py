@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
-from lanac.beginning import example_tensors
-from lanac.errors import DataError
+from lanac.beginning import unlabelled_task
 from lanac.ir import TensorSpec
 from lanac.targets import parse_target
 from lanac.targets.predicted import Anchor, Prediction, calibrate, way_of
 from lanac.targets.predicted import predict as predict_module
-from lanac.training.data import Data
-from lanac.training.inputs import forward_order
-from lanac.training.task import Task
 
 
 def predict(
@@ -62,14 +56,5 @@ def input_specs(model: nn.Module, example_inputs: Any, train_data: Any) -> list[
     Raises:
         DataError: neither is given, or they are not tensors.
     """
-    if example_inputs is None and train_data is None:
-        raise DataError("give example_inputs, such as torch.zeros(2, 3, 224, 224), or train_data")
-    samples = train_data if example_inputs is None else torch.zeros(2, 1)
-    data = Data.of(samples, "train_data()")
-    if isinstance(example_inputs, Mapping):
-        order = forward_order(model, tuple(example_inputs), "example_inputs()")
-        data = replace(data, names=order)
-    elif example_inputs is None:
-        data = data.for_network(model)
-    task = Task(data, data, data, None, None, labelled=False)
-    return [TensorSpec.of(tensor) for tensor in example_tensors(task, example_inputs)]
+    _, example = unlabelled_task(model, example_inputs, train_data)
+    return [TensorSpec.of(tensor) for tensor in example]
