@@ -30,6 +30,7 @@ from lanac.passes import (
     Pass,
     PrunePool,
     RefinePlans,
+    RelaxBudget,
     ScoreCandidates,
     TimeFinalists,
     TuneFinalists,
@@ -172,8 +173,9 @@ def _students(
 def choose_plan(compilation: Compilation, settings: Settings) -> Compilation:
     """Selects, evaluates and times plans until one meets the budget as measured.
 
-    Then better ones are looked for around it, and the finalists that meet the budget are finetuned
-    for a few steps before one of them is chosen.
+    Where it leaves much of the budget, plans are selected again. Then better ones are looked for
+    around the best, and the finalists that meet the budget are finetuned for a few steps before one
+    of them is chosen.
 
     Raises:
         InfeasibleBudgetError: no plan meets it, predicted or measured.
@@ -185,14 +187,14 @@ def choose_plan(compilation: Compilation, settings: Settings) -> Compilation:
     for _ in range(_TIGHTENINGS):
         compilation = run_passes(compilation, passes)
         if compilation.chosen is not None:
-            return run_passes(compilation, _last_choice(evaluation, settings))
+            return run_passes(compilation, _last_choice(search, evaluation, settings))
     raise InfeasibleBudgetError(
         f"budget {compilation.budget}: after {_TIGHTENINGS} rounds of tightening every finalist was "
         "still measured above it; the machine may be too busy to measure, or the budget too small"
     )
 
 
-def _last_choice(evaluation: EvaluatePlans, settings: Settings) -> list[Pass]:
+def _last_choice(search: Pass, evaluation: EvaluatePlans, settings: Settings) -> list[Pass]:
     """What looks for something better than the first plan that meets the budget."""
     refining: list[Pass] = [RefinePlans(settings.refine, evaluation=evaluation), TimeFinalists()]
     options = FinetuneOptions(
@@ -202,9 +204,10 @@ def _last_choice(evaluation: EvaluatePlans, settings: Settings) -> list[Pass]:
     )
     tuning: list[Pass] = [TuneFinalists(options, settings.finalists)]
     tunes = min(settings.finetune_epochs, settings.finalist_steps) > 0
-    # Refining is SCIP's: what another search finds stays what it found.
-    refines = settings.refine > 0 and settings.search == SCIP
-    return refining * refines + tuning * tunes
+    # What another search than SCIP finds stays what it found.
+    is_ours = settings.search == SCIP
+    relaxing: list[Pass] = [RelaxBudget(search, evaluation)]
+    return relaxing * is_ours + refining * (is_ours and settings.refine > 0) + tuning * tunes
 
 
 def parse_outputs(emit: str | Sequence[str] | None, target: Target) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from lanac.passes.finetune_student import FinetuneStudent
 from lanac.passes.measure_costs import MeasureCosts
 from lanac.passes.prune_pool import PrunePool
 from lanac.passes.refine_plans import RefinePlans
+from lanac.passes.relax_budget import RelaxBudget
 from lanac.passes.score_candidates import ScoreCandidates
 from lanac.passes.search_plans import SearchPlans
 from lanac.passes.select_plans import SelectPlans
@@ -32,6 +33,7 @@ __all__ = [
     "Pass",
     "PrunePool",
     "RefinePlans",
+    "RelaxBudget",
     "ScoreCandidates",
     "SearchPlans",
     "SelectPlans",
