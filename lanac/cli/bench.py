@@ -8,17 +8,12 @@ from typing import Annotated
 
 import typer
 
-from lanac.cli.options import Student
+from lanac.cli.options import Json, Student, StudentTarget
 
 
 def bench_student(
     student: Student,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="DEVICE[:RUNTIME][:PRECISION][:bN][:tN]. Default: what the student was compiled for."
-        ),
-    ] = None,
+    target: StudentTarget = None,
     rounds: Annotated[int, typer.Option(min=3, help="Measurements of each network.")] = 41,
     teacher: Annotated[
         Path | None,
@@ -27,7 +22,7 @@ def bench_student(
             metavar="FILE.onnx",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    json: Json = False,
 ) -> None:
     """Times a finished student and its teacher, interleaved, on this machine.
 

@@ -8,38 +8,22 @@ from typing import Annotated
 
 import typer
 
-from lanac.cli.anchors import load_anchors, parse_anchors
+from lanac.cli.groups import with_groups
 from lanac.cli.options import (
-    Anchors,
     BatchSize,
-    Costs,
-    DataFolder,
-    Device,
     DistillSamples,
     EvaluateImages,
-    Fix,
-    Granularity,
-    Keep,
+    Json,
     LearningRate,
-    MaxChanged,
-    Missing,
     Model,
-    Only,
-    Ops,
-    Out,
     Plans,
-    Pool,
     ScoreSamples,
     SearchEvaluations,
-    Seed,
-    Skip,
-    Target,
-    WorkspaceFolder,
     check_svg,
-    own_ops,
     separated,
     write_svg,
 )
+from lanac.cli.preparing import Preparing
 from lanac.errors import CommandError
 from lanac.settings import ComparisonSettings, Settings
 
@@ -47,7 +31,9 @@ _DEFAULT, _COMPARISON = Settings(), ComparisonSettings()
 _RANKING = "ranking"
 
 
+@with_groups
 def compare_model(
+    *,
     model: Model,
     show: Annotated[
         str,
@@ -66,23 +52,7 @@ def compare_model(
             metavar="NAMES",
         ),
     ] = None,
-    target: Target = "cpu",
-    data: DataFolder = None,
-    out: Out = None,
-    pool: Pool = "default",
-    ops: Ops = None,
-    granularity: Granularity = "block",
-    only: Only = None,
-    skip: Skip = None,
-    fix: Fix = None,
-    keep: Keep = None,
-    max_changed: MaxChanged = None,
-    anchor: Anchors = None,
-    costs: Costs = None,
-    missing: Missing = "refuse",
-    seed: Seed = 0,
-    device: Device = "auto",
-    workspace: WorkspaceFolder = None,
+    preparing: Preparing,
     distill_samples: DistillSamples = _DEFAULT.distill_samples,
     score_samples: ScoreSamples = _DEFAULT.score_samples,
     plans: Plans = _DEFAULT.plans,
@@ -113,7 +83,7 @@ def compare_model(
         int, typer.Option(min=1, help="For pools: random pools of each size.")
     ] = _COMPARISON.repeats,
     svg: Annotated[Path | None, typer.Option(help="Draw the ranking.", metavar="FILE.svg")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    json: Json = False,
 ) -> None:
     """Compares ways of finding plans, predicted with measured losses, or pools, on your own model.
 
@@ -129,22 +99,18 @@ def compare_model(
 
     from lanac.comparison import Ranking, compare
     from lanac.comparison.preparing import check_table
-    from lanac.frontend.sources import load_source
     from lanac.report.comparison import record, show_comparison
     from lanac.report.console import ConsoleInstruments
     from lanac.report.ranking import draw_ranking
 
     check_table(show)
     console = Console(stderr=json, soft_wrap=not sys.stdout.isatty())
-    brought = own_ops(ops)
-    measured = parse_anchors(anchor)
-    source = load_source(model, data)
+    teacher, given = preparing.load(model)
     compared = compare(
-        source.model,
+        teacher,
         table=show,
         methods=None if methods is None else separated(methods),
         budget=budget,
-        pool=pool,
         settings=Settings(
             distill_samples=distill_samples,
             score_samples=score_samples,
@@ -163,23 +129,8 @@ def compare_model(
             pool_sizes=sizes,
             repeats=repeats,
         ),
-        ops=brought,
-        out=out if out is not None else Path(f"{source.name}.lanac"),
-        **source.task,
-        target=target,
-        workspace=workspace,
-        granularity=granularity,
-        only=separated(only),
-        skip=separated(skip),
-        fix=fix or (),
-        keep=separated(keep),
-        max_changed=max_changed,
-        anchors=load_anchors(measured, target),
-        costs=costs,
-        missing=missing,
-        seed=seed,
-        device=device,
         instruments=ConsoleInstruments(console),
+        **given,
     )
     if svg is not None and isinstance(compared, Ranking):
         write_svg(svg, draw_ranking(compared))

@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lanac.cli.anchors import load_anchors, parse_anchors
+from lanac.cli.groups import with_groups
 from lanac.cli.options import (
-    Anchors,
     BatchSize,
-    Costs,
-    DataFolder,
-    Device,
     DistillSamples,
     EvaluateImages,
-    Fix,
-    Granularity,
-    Keep,
     LearningRate,
-    MaxChanged,
-    Missing,
     Model,
-    Only,
-    Ops,
-    Out,
     Plans,
-    Pool,
     ScoreSamples,
     SearchEvaluations,
-    Seed,
-    Skip,
-    Target,
-    WorkspaceFolder,
-    own_ops,
-    separated,
 )
+from lanac.cli.preparing import Preparing
 from lanac.errors import BudgetError
 from lanac.settings import Settings
 from lanac.version import __version__
@@ -51,7 +32,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+@with_groups
 def compile_model(
+    *,
     model: Model,
     budget: Annotated[
         str,
@@ -60,11 +43,6 @@ def compile_model(
             "commas for one student each."
         ),
     ] = "0.5x",
-    target: Target = "cpu",
-    data: DataFolder = None,
-    out: Out = None,
-    pool: Pool = "default",
-    ops: Ops = None,
     emit: Annotated[
         str | None,
         typer.Option(
@@ -72,18 +50,7 @@ def compile_model(
             "runs, such as tensorrt. (lanac targets lists them)"
         ),
     ] = None,
-    granularity: Granularity = "block",
-    only: Only = None,
-    skip: Skip = None,
-    fix: Fix = None,
-    keep: Keep = None,
-    max_changed: MaxChanged = None,
-    anchor: Anchors = None,
-    costs: Costs = None,
-    missing: Missing = "refuse",
-    seed: Seed = 0,
-    device: Device = "auto",
-    workspace: WorkspaceFolder = None,
+    preparing: Preparing,
     distill_samples: DistillSamples = _DEFAULT.distill_samples,
     score_samples: ScoreSamples = _DEFAULT.score_samples,
     plans: Plans = _DEFAULT.plans,
@@ -125,36 +92,16 @@ def compile_model(
     from rich.console import Console
 
     from lanac.compiler import compile
-    from lanac.frontend.sources import load_source
     from lanac.report.console import ConsoleInstruments, show_result
     from lanac.report.latency import is_unmeasured
     from lanac.report.summary import verdict
 
     console = Console(soft_wrap=not sys.stdout.isatty())
-    brought = own_ops(ops)  # first: quicker than the model
-    measured = parse_anchors(anchor)
-    source = load_source(model, data)
+    teacher, given = preparing.load(model)
     result = compile(
-        source.model,
-        **source.task,
+        teacher,
         budget=budget,
-        target=target,
-        out=out if out is not None else Path(f"{source.name}.lanac"),
-        workspace=workspace,
-        pool=pool,
-        ops=brought,
         emit=emit,
-        granularity=granularity,
-        only=separated(only),
-        skip=separated(skip),
-        fix=fix or (),
-        keep=separated(keep),
-        max_changed=max_changed,
-        anchors=load_anchors(measured, target),
-        costs=costs,
-        missing=missing,
-        seed=seed,
-        device=device,
         settings=Settings(
             distill_samples=distill_samples,
             score_samples=score_samples,
@@ -170,6 +117,7 @@ def compile_model(
             batch_size=batch_size,
         ),
         instruments=ConsoleInstruments(console),
+        **given,
     )
     show_result(console, result)
     if result.failures:

@@ -8,18 +8,13 @@ from typing import Annotated
 
 import typer
 
-from lanac.cli.options import Student
+from lanac.cli.options import Student, StudentTarget
 
 
 def export_student(
     student: Student,
     emit: Annotated[str, typer.Option(help="Outputs, separated by commas, such as tensorrt_rtx.")],
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="DEVICE[:RUNTIME][:PRECISION][:bN][:tN]. Default: what the student was compiled for."
-        ),
-    ] = None,
+    target: StudentTarget = None,
     out: Annotated[
         Path | None,
         typer.Option(

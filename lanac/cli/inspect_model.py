@@ -8,31 +8,25 @@ from typing import Annotated
 
 import typer
 
-from lanac.cli.options import Granularity, Model, Only, Skip, check_svg, separated, write_svg
+from lanac.cli.groups import with_groups
+from lanac.cli.options import InputSize, Json, Model, Slots, check_svg, write_svg
 
 _WIDE = 120
 """Columns of the table where the output is no terminal."""
 
 
+@with_groups
 def inspect_model(
+    *,
     model: Model,
-    input_size: Annotated[
-        str | None,
-        typer.Option(
-            help="Size of one input, such as 3x224x224; needed where neither the file nor the "
-            "package gives inputs.",
-            metavar="CxHxW",
-        ),
-    ] = None,
+    input_size: InputSize = None,
     target: Annotated[
         str, typer.Option(help="What latency is measured on: cpu[:bN][:tN] (batch, threads).")
     ] = "cpu",
     latency: Annotated[
         bool, typer.Option("--latency/--no-latency", help="Measure the share of the latency.")
     ] = True,
-    granularity: Granularity = "block",
-    only: Only = None,
-    skip: Skip = None,
+    slots: Slots,
     pretrained: Annotated[
         bool,
         typer.Option(
@@ -44,7 +38,7 @@ def inspect_model(
     svg: Annotated[
         Path | None, typer.Option(help="Draw the graph with its slots.", metavar="FILE.svg")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    json: Json = False,
 ) -> None:
     """Shows a network's slots: shapes, params, flops, share of the latency, what is left out.
 
@@ -72,9 +66,7 @@ def inspect_model(
         name=source.name,
         target=target,
         latency=latency,
-        granularity=granularity,
-        only=separated(only),
-        skip=separated(skip),
+        **slots.given(),
         instruments=QuietInstruments(console),
     )
     if svg is not None:

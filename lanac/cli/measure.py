@@ -8,22 +8,23 @@ from typing import Annotated
 
 import typer
 
+from lanac.cli.groups import with_groups
 from lanac.cli.options import (
-    Granularity,
+    InputSize,
     Model,
-    Only,
     Ops,
     Pool,
     Seed,
-    Skip,
+    Slots,
     Target,
     WorkspaceFolder,
     own_ops,
-    separated,
 )
 
 
+@with_groups
 def measure_model(
+    *,
     model: Model,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The table to write.", metavar="FILE.costs")
@@ -38,10 +39,7 @@ def measure_model(
             help="Time also the ops that cannot be cheaper than what they would replace.",
         ),
     ] = False,
-    input_size: Annotated[
-        str | None,
-        typer.Option(help="Size of one input, such as 3x224x224.", metavar="CxHxW"),
-    ] = None,
+    input_size: InputSize = None,
     pretrained: Annotated[
         bool,
         typer.Option(
@@ -50,9 +48,7 @@ def measure_model(
             "form from them.",
         ),
     ] = False,
-    granularity: Granularity = "block",
-    only: Only = None,
-    skip: Skip = None,
+    slots: Slots,
     seed: Seed = 0,
     workspace: WorkspaceFolder = None,
 ) -> None:
@@ -81,9 +77,7 @@ def measure_model(
         pool=pool,
         ops=brought,
         everything=everything,
-        granularity=granularity,
-        only=separated(only),
-        skip=separated(skip),
+        **slots.given(),
         workspace=workspace,
         seed=seed,
         instruments=ConsoleInstruments(console),

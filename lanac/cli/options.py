@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,31 +24,6 @@ Model = Annotated[
     ),
 ]
 Student = Annotated[Path, typer.Argument(help="Folder of a student, such as model.lanac/0.5x@cpu.")]
-Granularity = Annotated[
-    str,
-    typer.Option(
-        help="block: a residual block is one slot. layer: each layer is.", metavar="WHICH"
-    ),
-]
-Only = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Only these modules become slots: glob patterns of their paths, such as 'layer3.*'.",
-        metavar="GLOB",
-    ),
-]
-Skip = Annotated[
-    list[str] | None,
-    typer.Option(help="These modules stay as they are: glob patterns too.", metavar="GLOB"),
-]
-DataFolder = Annotated[
-    Path | None,
-    typer.Option(
-        help="Images for timm: and torchvision: models: DIR/train/CLASS/*.jpg and "
-        "DIR/val/CLASS/*.jpg, or DIR/CLASS/*.jpg.",
-        metavar="DIR",
-    ),
-]
 Ops = Annotated[
     list[Path] | None,
     typer.Option(
@@ -59,29 +35,12 @@ Ops = Annotated[
 Target = Annotated[
     str, typer.Option(help="DEVICE[:RUNTIME][:PRECISION][:bN][:tN], such as cpu or cpu:b8.")
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option(help="Folder for the students. Default: the model's name and .lanac."),
-]
 Pool = Annotated[
     str,
     typer.Option(
         help="default, skip, inherit, paper, families (also your own) and single ops, separated by "
         "commas."
     ),
-]
-Fix = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="The op that a slot takes, such as 'layer1.0=slim(w=0.5)'.", metavar="SLOT=OP"
-    ),
-]
-Keep = Annotated[
-    list[str] | None,
-    typer.Option(help="These slots keep the teacher's op: glob patterns.", metavar="GLOB"),
-]
-MaxChanged = Annotated[
-    int | None, typer.Option(help="At most so many slots take another op.", metavar="N")
 ]
 Anchors = Annotated[
     list[str] | None,
@@ -91,21 +50,7 @@ Anchors = Annotated[
         metavar="MODEL=MS",
     ),
 ]
-Costs = Annotated[
-    Path | None,
-    typer.Option(
-        help="Latencies from a cost table that lanac measure wrote, here or on another machine.",
-        metavar="FILE",
-    ),
-]
-Missing = Annotated[
-    str,
-    typer.Option(
-        help="Ops that the cost table lacks: refuse, drop them, or predict them.", metavar="WHAT"
-    ),
-]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
-Device = Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda.")]
 WorkspaceFolder = Annotated[
     Path | None, typer.Option(help="Folder for intermediate results. Default: below --out.")
 ]
@@ -129,6 +74,53 @@ SearchEvaluations = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=2, help="Samples per step.")]
+StudentTarget = Annotated[
+    str | None,
+    typer.Option(
+        help="DEVICE[:RUNTIME][:PRECISION][:bN][:tN]. Default: what the student was compiled for."
+    ),
+]
+InputSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Size of one input, such as 3x224x224; needed where neither the file nor the "
+        "package gives inputs.",
+        metavar="CxHxW",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """Options that say what becomes a slot; a group (see `groups`)."""
+
+    granularity: Annotated[
+        str,
+        typer.Option(
+            help="block: a residual block is one slot. layer: each layer is.", metavar="WHICH"
+        ),
+    ] = "block"
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only these modules become slots: glob patterns of their paths, such as "
+            "'layer3.*'.",
+            metavar="GLOB",
+        ),
+    ] = None
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(help="These modules stay as they are: glob patterns too.", metavar="GLOB"),
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """As lanac's functions take them."""
+        return {
+            "granularity": self.granularity,
+            "only": separated(self.only),
+            "skip": separated(self.skip),
+        }
 
 
 def separated(values: Sequence[str] | None) -> tuple[str, ...]:

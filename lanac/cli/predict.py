@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lanac.cli.anchors import parse_anchors, predict_source
-from lanac.cli.options import Anchors
+from lanac.cli.options import Anchors, InputSize, Json
 
 _WIDE = 120
 """Columns of the table where the output is no terminal."""
@@ -29,15 +29,8 @@ def predict_models(
         ),
     ],
     anchor: Anchors = None,
-    input_size: Annotated[
-        str | None,
-        typer.Option(
-            help="Size of one input, such as 3x224x224; needed where neither the file nor the "
-            "package gives inputs.",
-            metavar="CxHxW",
-        ),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    input_size: InputSize = None,
+    json: Json = False,
 ) -> None:
     """Predicts latencies on a device that is not here, with their uncertainty.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lanac.cli.options import Json
+
 _WIDE = 120
 """Columns of the table where the output is no terminal."""
 
@@ -19,7 +21,7 @@ def list_targets(
             metavar="[TARGET]",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    json: Json = False,
 ) -> None:
     """Lists devices: what can be measured, predicted, emitted and built here, and why not the rest."""
     from rich.console import Console
