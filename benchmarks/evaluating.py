@@ -10,31 +10,21 @@ forward passes of `EvaluatePlans` against every plan seeing all images.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 import time
-from pathlib import Path
 
 import torch
+from prepared import parser_of, prepared
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "fashion_mnist")]
-
-from lanac.beginning import begin  # noqa: E402 - the paths come first
-from lanac.compilation import Compilation  # noqa: E402
-from lanac.compiler import preparation  # noqa: E402
-from lanac.frontend.model_file import load_model_file  # noqa: E402
-from lanac.ops.pool import parse_pool  # noqa: E402
-from lanac.passes import EvaluatePlans, SelectPlans, run_passes  # noqa: E402
-from lanac.passes.assemble import load_op  # noqa: E402
-from lanac.passes.evaluate_plans import PlanEvaluation  # noqa: E402
-from lanac.passes.score_candidates import evaluation_indices  # noqa: E402
-from lanac.settings import Settings  # noqa: E402
-from lanac.training.batch_norm import current_statistics  # noqa: E402
-from lanac.training.data import in_order  # noqa: E402
-from lanac.training.prefixes import slot_runs  # noqa: E402
+from lanac.compilation import Compilation
+from lanac.passes import EvaluatePlans, SelectPlans, run_passes
+from lanac.passes.assemble import load_op
+from lanac.passes.evaluate_plans import PlanEvaluation
+from lanac.passes.score_candidates import evaluation_indices
+from lanac.training.batch_norm import current_statistics
+from lanac.training.data import in_order
+from lanac.training.prefixes import slot_runs
 
 
 class Alone:
@@ -66,30 +56,14 @@ class Alone:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--model", type=Path, default=ROOT / "examples/fashion_mnist/model.py")
+    parser = parser_of(__doc__)
     parser.add_argument("--budget", default="0.5x")
     parser.add_argument("--plans", type=int, default=100)
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--distill-samples", type=int, default=4096)
-    parser.add_argument("--score-samples", type=int, default=1024)
-    parser.add_argument("--pool", default="default")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
 
-    file = load_model_file(arguments.model)
-    settings = Settings(
-        distill_samples=arguments.distill_samples, score_samples=arguments.score_samples
-    )
-    begun = begin(
-        file.model, train_data=file.train_data, val_data=file.val_data, out=arguments.out,
-        budget=arguments.budget,
-    )  # fmt: skip
-    passes = preparation(parse_pool(arguments.pool), [begun.budget], settings)
-    selected = run_passes(
-        begun, [*passes, SelectPlans(arguments.plans, exact_s=5, time_limit_s=90)]
-    )
+    selection = SelectPlans(arguments.plans, exact_s=5, time_limit_s=90)
+    selected = run_passes(prepared(arguments, arguments.budget), [selection])
     plans = list(dict.fromkeys(plan.ops for plan in selected.need("plans")))
     evaluation = PlanEvaluation(selected, 128, arguments.images)
     alone = Alone(selected, plans)

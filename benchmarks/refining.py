@@ -30,30 +30,22 @@ import random
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from prepared import parser_of, prepared
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "fashion_mnist")]
-
-from lanac.beginning import begin  # noqa: E402 - the paths come first
-from lanac.compilation import Compilation, Finalist  # noqa: E402
-from lanac.compiler import preparation  # noqa: E402
-from lanac.frontend.model_file import load_model_file  # noqa: E402
-from lanac.ir import TEACHER, Plan  # noqa: E402
-from lanac.ops.pool import parse_pool  # noqa: E402
-from lanac.passes import EvaluatePlans, RefinePlans, SelectPlans, run_passes  # noqa: E402
-from lanac.passes.evaluate_plans import PlanEvaluation  # noqa: E402
-from lanac.passes.refine_plans import Neighbourhood  # noqa: E402
-from lanac.passes.select_plans import selection_problem  # noqa: E402
-from lanac.settings import Settings  # noqa: E402
-from lanac.solver import SelectionProblem  # noqa: E402
-from lanac.solver.reduce import exact_score  # noqa: E402
-from lanac.targets import LATENCY, parse_budgets  # noqa: E402
-from lanac.workspace import Result, Workspace  # noqa: E402
+from lanac.compilation import Compilation, Finalist
+from lanac.ir import TEACHER, Plan
+from lanac.passes import EvaluatePlans, RefinePlans, SelectPlans, run_passes
+from lanac.passes.evaluate_plans import PlanEvaluation
+from lanac.passes.refine_plans import Neighbourhood
+from lanac.passes.select_plans import selection_problem
+from lanac.solver import SelectionProblem
+from lanac.solver.reduce import exact_score
+from lanac.targets import LATENCY, parse_budgets
+from lanac.workspace import Result, Workspace
 
 
 class Forgetful(Workspace):
@@ -206,9 +198,7 @@ def tau(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--model", type=Path, default=ROOT / "examples/fashion_mnist/model.py")
+    parser = parser_of(__doc__)
     parser.add_argument("--budgets", default="0.5x,0.35x")
     parser.add_argument("--ways", default="none,rescoring,pairs,both")
     parser.add_argument("--plans", type=int, default=16)
@@ -220,25 +210,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--pair-ops", type=int, default=3)
     parser.add_argument("--random-plans", type=int, default=60)
-    parser.add_argument("--distill-samples", type=int, default=4096)
-    parser.add_argument("--score-samples", type=int, default=1024)
-    parser.add_argument("--pool", default="default")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
 
-    file = load_model_file(arguments.model)
-    settings = Settings(
-        distill_samples=arguments.distill_samples, score_samples=arguments.score_samples
-    )
-    budgets = parse_budgets(arguments.budgets)
-    begun = begin(
-        file.model, train_data=file.train_data, val_data=file.val_data, out=arguments.out,
-        budget=arguments.budgets,
-    )  # fmt: skip
-    prepared = run_passes(begun, preparation(parse_pool(arguments.pool), budgets, settings))
-    prepared = replace(prepared, workspace=Forgetful(prepared.workspace.folder))
-    for budget in budgets:
-        compilation = replace(prepared, budget=budget, tightening={LATENCY: 0.95})
+    scored = prepared(arguments, arguments.budgets)
+    scored = replace(scored, workspace=Forgetful(scored.workspace.folder))
+    for budget in parse_budgets(arguments.budgets):
+        compilation = replace(scored, budget=budget, tightening={LATENCY: 0.95})
         report: dict[str, Any] = {"budget": str(budget), "torch": torch.__version__}
         began = time.process_time()
         ways = Ways(compilation, arguments)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -108,6 +109,47 @@ def compile(  # the name that users expect; nothing here needs the builtin
         parse_budgets(budget),
         parse_outputs(emit, parse_target(target)),
     )
+    with prepare(
+        model,
+        budget=budget,
+        budgets=budgets,
+        target=target,
+        out=out,
+        pool=pool,
+        ops=ops,
+        settings=settings,
+        outputs=outputs,
+        **given,
+    ) as prepared:
+        return _students(prepared, budgets, outputs, settings)
+
+
+@contextlib.contextmanager
+def prepare(
+    model: nn.Module,
+    *,
+    budget: str,
+    budgets: Sequence[Budget] = (),
+    target: str,
+    out: str | Path,
+    pool: str,
+    ops: Sequence[Family | type[Family]],
+    settings: Settings,
+    outputs: Sequence[str] = ("pytorch",),
+    **given: Unpack[Given],
+) -> Iterator[Compilation]:
+    """A teacher from `begin` to scores; nobody else works in its folder until the caller is done.
+
+    Args:
+        budget: says what has to be measured.
+        budgets: those that have to be possible before anything is trained.
+        outputs: names of the outputs that a student has to have.
+
+    The other arguments are those of `compile`.
+
+    Raises:
+        LanacError: anything that is the user's to mend; the message says how.
+    """
     families = own_families(ops)
     members = parse_pool(pool, families)
     begun = begin(
@@ -120,8 +162,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
         **given,
     )
     with begun.workspace.lock("run", f"is working in {out}"):
-        prepared = run_passes(begun, preparation(members, budgets, settings, outputs))
-        return _students(prepared, budgets, outputs, settings)
+        yield run_passes(begun, preparation(members, budgets, settings, outputs))
 
 
 def preparation(

@@ -11,21 +11,19 @@ from torch import nn
 from typing_extensions import Unpack
 
 from lanac import solver
-from lanac.beginning import Given, begin
+from lanac.beginning import Given
 from lanac.compilation import Compilation
-from lanac.compiler import preparation
+from lanac.compiler import prepare
 from lanac.errors import CommandError, InfeasibleBudgetError, unknown_name
 from lanac.ir import Plan
 from lanac.ops.base import Family
-from lanac.ops.own import own_families
-from lanac.ops.pool import parse_pool
-from lanac.passes import run_passes
 from lanac.passes.select_plans import selection_problem, to_plan
 from lanac.settings import Settings
 from lanac.solver import SelectionStatus
 from lanac.targets import LATENCY, MEMORY, TITLES
 
 _ALL = "0.999x"
+"""A budget that everything meets: it says what has to be measured."""
 
 
 @dataclass(frozen=True)
@@ -98,22 +96,17 @@ def pareto(
         raise CommandError(f"--resource {resource!r}: {unknown_name('resource', resource, named)}")
     if points < 2:
         raise CommandError(f"--points {points}: expected at least 2")
-    families = own_families(ops)
-    members = parse_pool(pool, families)
-    # A budget that everything meets: it says what has to be measured.
-    everything = f"{resource}={_ALL}"
-    begun = begin(
+    with prepare(
         model,
-        budget=everything,
+        budget=f"{resource}={_ALL}",
         target=target,
         out=out,
-        ops=families,
-        held_out=settings.held_out,
+        pool=pool,
+        ops=ops,
+        settings=settings,
         **given,
-    )
-    with begun.workspace.lock("run", f"is working in {out}"):
-        prepared = run_passes(begun, preparation(members, [], settings))
-    return front(prepared, named[resource], points)
+    ) as prepared:
+        return front(prepared, named[resource], points)
 
 
 def front(prepared: Compilation, resource: str = LATENCY, points: int = 20) -> Front:

@@ -8,15 +8,13 @@ from pathlib import Path
 from torch import nn
 from typing_extensions import Unpack
 
-from lanac.beginning import Given, begin
+from lanac.beginning import Given
 from lanac.comparison.methods import MethodTable, compare_methods
 from lanac.comparison.pools import PoolTable, compare_pools
 from lanac.comparison.ranking import Ranking, compare_ranking
-from lanac.compiler import preparation
+from lanac.compiler import prepare
 from lanac.errors import BudgetError, CommandError, unknown_name
 from lanac.ops.base import Family
-from lanac.ops.own import own_families
-from lanac.ops.pool import parse_pool
 from lanac.passes import run_passes
 from lanac.passes.guard_budget import GuardBudget
 from lanac.passes.search_plans import SEARCHES, check_search
@@ -75,20 +73,18 @@ def compare(
     budgets = parse_budgets(budget)
     if len(budgets) > 1:
         raise BudgetError(f"budget {budget!r}: a comparison takes one budget, got {len(budgets)}")
-    families = own_families(ops)
-    members = parse_pool(pool, families)
-    begun = begin(
+    with prepare(
         model,
         budget=budget,
+        budgets=budgets,
         target=target,
         out=out,
-        ops=families,
-        held_out=settings.held_out,
+        pool=pool,
+        ops=ops,
+        settings=settings,
         **given,
-    )
-    with begun.workspace.lock("run", f"is working in {out}"):
-        passes = [*preparation(members, budgets, settings), GuardBudget()]
-        prepared = run_passes(begun, passes)
+    ) as scored:
+        prepared = run_passes(scored, [GuardBudget()])
         if table == "ranking":
             return compare_ranking(prepared, settings, comparison)
         if table == "pools":
