@@ -32,6 +32,13 @@ TIME_S = 60.0
 """The same for timing, beside twenty times what is to be expected."""
 
 
+_OUT_OF_MEMORY = (
+    "; the system may have run out of memory: close other programs, or take a smaller batch (:bN in "
+    "the target)"
+)
+"""What nearly always ends a process by SIGKILL that nobody has killed by hand."""
+
+
 class WorkerDied(LanacError):
     """The process in which networks were opened and timed has crashed or hung; says how."""
 
@@ -201,4 +208,6 @@ class Worker:
         if status < 0:
             how = f"by signal {signal.Signals(-status).name}"
         self.quit()
-        return f"the process that ran it was ended {how}" + (f" ({said[-1]})" if said else "")
+        last = f" ({said[-1]})" if said else ""
+        hint = _OUT_OF_MEMORY if status == -signal.SIGKILL else ""
+        return f"the process that ran it was ended {how}{last}{hint}"
