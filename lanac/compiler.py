@@ -43,6 +43,7 @@ from lanac.passes.search_plans import SCIP, check_search, plan_search
 from lanac.report.summary import write_report
 from lanac.settings import Settings
 from lanac.targets import Budget, Target, parse_budgets, parse_target
+from lanac.training.device import cpu_threads
 from lanac.training.finetune import FinetuneOptions
 
 _TIGHTENINGS = 6
@@ -78,6 +79,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
     ops: Sequence[Family | type[Family]] = (),
     emit: str | Sequence[str] | None = None,
     settings: Settings | None = None,
+    threads: int | None = None,
     **given: Unpack[Given],
 ) -> Result:
     """Makes a trained network faster.
@@ -93,6 +95,8 @@ def compile(  # the name that users expect; nothing here needs the builtin
             name join it.
         emit: names of the outputs; default: pytorch, onnx, and what the target's runtime runs.
         settings: how much work goes into it.
+        threads: CPU threads that training and scoring take in this process; default: torch's own number.
+            Latencies are measured on the target's.
         given: the further arguments of `begin`: `train_data`, which has to be there, `val_data`,
             `loss`, `metric` and so on.
 
@@ -118,6 +122,7 @@ def compile(  # the name that users expect; nothing here needs the builtin
         pool=pool,
         ops=ops,
         settings=settings,
+        threads=threads,
         outputs=outputs,
         **given,
     ) as prepared:
@@ -135,10 +140,13 @@ def prepare(
     pool: str,
     ops: Sequence[Family | type[Family]],
     settings: Settings,
+    threads: int | None,
     outputs: Sequence[str] = ("pytorch",),
     **given: Unpack[Given],
 ) -> Iterator[Compilation]:
     """A teacher from `begin` to scores; nobody else works in its folder until the caller is done.
+
+    Until then torch has `threads` threads.
 
     Args:
         budget: says what has to be measured.
@@ -152,17 +160,18 @@ def prepare(
     """
     families = own_families(ops)
     members = parse_pool(pool, families)
-    begun = begin(
-        model,
-        budget=budget,
-        target=target,
-        out=out,
-        ops=families,
-        held_out=settings.held_out,
-        **given,
-    )
-    with begun.workspace.lock("run", f"is working in {out}"):
-        yield run_passes(begun, preparation(members, budgets, settings, outputs))
+    with cpu_threads(threads):
+        begun = begin(
+            model,
+            budget=budget,
+            target=target,
+            out=out,
+            ops=families,
+            held_out=settings.held_out,
+            **given,
+        )
+        with begun.workspace.lock("run", f"is working in {out}"):
+            yield run_passes(begun, preparation(members, budgets, settings, outputs))
 
 
 def preparation(

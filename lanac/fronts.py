@@ -67,6 +67,7 @@ def pareto(
     target: str = "cpu",
     pool: str = "default",
     settings: Settings | None = None,
+    threads: int | None = None,
     ops: Sequence[Family | type[Family]] = (),
     out: str | Path = "lanac-out",
     **given: Unpack[Given],
@@ -84,6 +85,7 @@ def pareto(
         pool: pool names, families and ops, separated by commas.
         ops: your own op families, as for `compile`.
         settings: how much work goes into the preparation.
+        threads: as for `compile`.
         out: folder of the students; the workspace is below it.
         given: the further arguments of `begin`: `train_data`, which has to be there, and so on.
 
@@ -104,6 +106,7 @@ def pareto(
         pool=pool,
         ops=ops,
         settings=settings,
+        threads=threads,
         **given,
     ) as prepared:
         return front(prepared, named[resource], points)

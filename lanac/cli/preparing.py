@@ -75,6 +75,14 @@ class Preparing:
     ] = "refuse"
     seed: Seed = 0
     device: Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda.")] = "auto"
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="CPU threads of training and scoring. Default: torch's own number. Latencies are "
+            "measured on the target's (cpu:tN).",
+            metavar="N",
+        ),
+    ] = None
     workspace: WorkspaceFolder = None
 
     def load(self, model: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -103,5 +111,6 @@ class Preparing:
             "missing": self.missing,
             "seed": self.seed,
             "device": self.device,
+            "threads": self.threads,
             "workspace": self.workspace,
         }

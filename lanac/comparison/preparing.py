@@ -36,6 +36,7 @@ def compare(
     pool: str = "default",
     settings: Settings | None = None,
     comparison: ComparisonSettings | None = None,
+    threads: int | None = None,
     ops: Sequence[Family | type[Family]] = (),
     out: str | Path = "lanac-out",
     **given: Unpack[Given],
@@ -52,6 +53,7 @@ def compare(
         pool: pool names, families and ops, separated by commas.
         settings: how much work goes into preparation, searches, evaluation and finetuning.
         comparison: how much work goes into the rest.
+        threads: as for `compile`.
         ops: your own op families, as for `compile`.
         out: folder of the students; the workspace is below it.
         given: the further arguments of `begin`: `train_data`, which has to be there, and so on.
@@ -82,6 +84,7 @@ def compare(
         pool=pool,
         ops=ops,
         settings=settings,
+        threads=threads,
         **given,
     ) as scored:
         prepared = run_passes(scored, [GuardBudget()])

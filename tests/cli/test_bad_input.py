@@ -295,6 +295,7 @@ class TestNames:
              "support NVIDIA V100 SXM2 16 GB; the last one that does is 10.4, and without a number "
              "that is taken"),
             (("--device", "tpu"), "--device 'tpu': expected auto, cpu or cuda"),
+            (("--threads", "0"), "--threads 0: expected at least 1"),
         ],
     )  # fmt: skip
     def test_unknown(self, lanac, tiny, arguments, message):

@@ -308,6 +308,29 @@ class TestVariants:
         ours, theirs = (result.student.student.module.state_dict() for result in students)
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
+    def test_on_another_number_of_threads_nothing_is_done_again(self, trained, tmp_path):
+        class Threads(Recorder):
+            def pass_started(self, name):
+                super().pass_started((name, torch.get_num_threads()))
+
+        def run(threads):
+            given = {"budget": "flops=0.8x", "pool": "identity,slim(w=0.5)", "threads": threads}
+            return compile_tiny(trained, tmp_path, instruments=Threads(), **given)
+
+        before = torch.get_num_threads()
+        first, ran = run(None)
+        kept = rows(tmp_path)
+        again, ran_again = run(before + 1)
+        assert torch.get_num_threads() == before
+        assert {count for _, count in ran.passes} == {before}
+        assert {count for _, count in ran_again.passes} == {before + 1}
+        trained_parts = {"distilling", "finetuning"}
+        assert trained_parts <= {what.split()[0] for what, *_ in ran.bars}
+        assert not trained_parts & {what.split()[0] for what, *_ in ran_again.bars}
+        assert rows(tmp_path) == kept
+        ours, theirs = (item.student.student.module.state_dict() for item in (first, again))
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
 
 class TestCommand:
     def test_shows_one_screen(self, lanac, tiny):

@@ -77,12 +77,12 @@ def test_a_name_stands_once():
 
 def test_what_a_preparation_gives_is_what_lanac_takes(tiny):
     slots = Slots(granularity="layer", only=["a.*,b"], skip=["c"])
-    options = Preparing(slots=slots, fix=["a=identity"], keep=["b,c"], max_changed=2, seed=3)
+    options = Preparing(slots=slots, fix=["a=identity"], keep=["b,c"], max_changed=2, threads=2)
     _, given = options.load(str(tiny))
-    assert set(given) <= set(Given.__annotations__) | {"target", "out", "pool", "ops"}
+    assert set(given) <= set(Given.__annotations__) | {"target", "out", "pool", "ops", "threads"}
     expected = {
         "granularity": "layer", "only": ("a.*", "b"), "skip": ("c",), "fix": ["a=identity"],
-        "keep": ("b", "c"), "max_changed": 2, "seed": 3, "out": Path("model.lanac"),
+        "keep": ("b", "c"), "max_changed": 2, "seed": 0, "threads": 2, "out": Path("model.lanac"),
         "target": "cpu", "pool": "default", "ops": [], "anchors": (), "costs": None,
         "missing": "refuse", "device": "auto", "workspace": None,
     }  # fmt: skip
