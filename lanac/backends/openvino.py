@@ -5,6 +5,7 @@ The only file that imports it.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import tempfile
 from pathlib import Path
@@ -123,11 +124,22 @@ class Openvino:
         return run
 
 
-def _capabilities() -> list[str]:
-    """The number formats of this machine's processor, and some more."""
+@functools.cache
+def _core() -> Any:
+    """The one openvino.Core of this process, which is never destroyed.
+
+    With the last core and network OpenVINO's CPU plugin frees the stack on which it had the loading
+    thread handle signals. Freed in another thread, that thread keeps it, and its next signal (a
+    data loader's worker ends, say) is the end of the process: seen with OpenVINO 2026.4.
+    """
     import openvino
 
-    known: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return openvino.Core()
+
+
+def _capabilities() -> list[str]:
+    """The number formats of this machine's processor, and some more."""
+    known: list[str] = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return known
 
 
@@ -145,8 +157,6 @@ def compile_model(
     Raises:
         BackendError: OpenVINO refuses the model.
     """
-    import openvino
-
     options = {
         "INFERENCE_PRECISION_HINT": HINTS[precision],
         "INFERENCE_NUM_THREADS": threads,
@@ -154,7 +164,7 @@ def compile_model(
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,
     }
-    core = openvino.Core()
+    core = _core()
     try:
         read = core.read_model(model)
         if inputs is not None and any(port.partial_shape.is_dynamic for port in read.inputs):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,29 @@ def test_the_precision_is_named_because_the_file_does_not_hold_it(tmp_path: Path
         'student.xml computes in bf16 with core.compile_model(..., "CPU", '
         '{"INFERENCE_PRECISION_HINT": "bf16"}); without the hint OpenVINO chooses by itself'
     )
+
+
+FREED_ELSEWHERE = """
+import os, pathlib, signal, sys, threading
+from lanac.backends.openvino import compile_model
+
+held = [compile_model(pathlib.Path(sys.argv[1]), "fp32", 1)]
+thread = threading.Thread(target=held.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_are_handled_after_a_network_was_freed_in_another_thread(
+    student: fx.GraphModule, tmp_path: Path
+) -> None:
+    """OpenVINO's own clearing up would leave this thread a signal stack that is no more."""
+    files = BACKEND.emit(student, tmp_path, (torch.randn(1, 3, 32, 32),), CPU)
+    command = [sys.executable, "-c", FREED_ELSEWHERE, str(files[0])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 class Nested(nn.Module):
