@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ from latency_fit import (
     class_errors,
     family_ratios,
     fit_constants,
+    fit_members,
     folds,
     spread_of,
 )
@@ -99,6 +101,9 @@ class Way:
 OCCUPANCY = ("half_tiles", "launch_us")
 """At large batches no core is idle and no launch is waited for: they do not say what these are."""
 
+LAUNCHES = ("launch_us", "start_us")
+"""What small batches say about TensorRT; the rest is as it is without."""
+
 LEAST = 0.1
 """The smallest error of a class: single kernels are predicted worse than whole networks."""
 
@@ -114,7 +119,7 @@ WAYS = (
     Way(
         "gpu-tensorrt", "tensorrt", is_tensorrt, "gpu-eager", 0.5,
         "PyTorch on RTX 3090 and 4090, and launches of TensorRT 8 on V100 and T4 at small batches",
-        fixed=tuple(name for name in START if name not in ("launch_us", "start_us")),
+        fixed=tuple(name for name in START if name not in LAUNCHES),
     ),
     Way("cpu-inductor", "inductor", is_cpu, None, 0.7, "PyTorch 2.4 on two Intel CPUs, all cores"),
 )  # fmt: skip
@@ -150,6 +155,9 @@ def fit_way(
         f"bias {100 * found.bias:+.1f} %, tau {found.tau:.3f}, ratios {100 * found.ratio:.1f} %",
         flush=True,
     )
+    members = fit_members(
+        library, samples.rows, rule, start, way.freedom, way.fixed, (rounds + 1) // 2
+    )
     held_out = {}
     for setup in sorted({setup_of(row) for row in samples.rows}):
         places = [i for i, row in enumerate(samples.rows) if setup_of(row) == setup]
@@ -165,6 +173,7 @@ def fit_way(
         "runtime_seen": True,
         "held_out": held_out,
         "constants": _rounded(constants),
+        "members": members,
         "errors": _errors(samples.rows, residuals),
         "class_errors": _rounded(
             {
@@ -246,10 +255,20 @@ def _trust_tensorrt(ways: dict[str, Any]) -> None:
     """
     eager, engine = ways["gpu-eager"], ways["gpu-tensorrt"]
     engine["class_errors"] = eager["class_errors"]
+    engine["members"] = {
+        name: [engine["constants"][name]] * len(values) if name in LAUNCHES else values
+        for name, values in eager["members"].items()
+    }
     for size in ("medium", "large"):
         spread = float(np.hypot(eager["errors"]["large"]["spread"], 0.1))
         ratio = float(np.hypot(eager["errors"]["large"]["ratio"], 0.03))
         engine["errors"][size] = _rounded({"spread": spread, "ratio": ratio})
+
+
+def text_of(record: dict[str, Any]) -> str:
+    """As it is written: an entry a line, lists of numbers on one."""
+    text = json.dumps(record, indent=1) + "\n"
+    return re.sub(r"\[[\d\s.,e-]+\]", lambda found: " ".join(found[0].split()), text)
 
 
 def main() -> None:
@@ -295,7 +314,7 @@ def main() -> None:
         | _rounded({"generation": generation}),
         "ways": ways,
     }
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    arguments.out.write_text(text_of(record), encoding="utf-8")
 
 
 if __name__ == "__main__":

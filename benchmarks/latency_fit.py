@@ -52,6 +52,9 @@ FREEDOM = {
 """How far constants may go from their start (logarithm), where it is not the usual: no kernel moves more
 bytes than the memory gives, so that the bandwidth's share cannot go far up."""
 
+MEMBERS = 16
+"""Sets of constants that are fitted on halves of the families."""
+
 _FREEDOM = 0.5
 _STEP = 1e-4
 _LARGE = 1_000_000_007
@@ -261,6 +264,39 @@ def fit_constants(
     )
     found = constants(x)
     return {name: found[name] for name in start}
+
+
+def fit_members(
+    library: Library,
+    rows: Sequence[Row],
+    rule: str,
+    start: Constants,
+    freedom: float,
+    fixed: Sequence[str],
+    rounds: int,
+    count: int = MEMBERS,
+) -> dict[str, list[float]]:
+    """Sets of constants that might as well be true: by name, one of each set.
+
+    Each is fitted on a random half of the families: deleting half of the data gives estimates that
+    scatter as those of all data do around the truth. Each starts from constants drawn as widely as they
+    may go, so that what the families do not decide is as uncertain as the guess that it starts from.
+    """
+    families = sorted({row.family for row in rows})
+    found: dict[str, list[float]] = {name: [] for name in start}
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        half = set(rng.permutation(families)[: (len(families) + 1) // 2])
+        drawn = {
+            name: value
+            if name == "launch_us"  # the host's, which has an error of its own
+            else value * float(np.exp(min(FREEDOM.get(name, freedom), freedom) * rng.normal()))
+            for name, value in start.items()
+        }
+        samples = library.samples([row for row in rows if row.family in half], rule)
+        for name, value in fit_constants(samples, drawn, freedom, fixed, rounds).items():
+            found[name].append(float(f"{value:.4g}"))
+    return found
 
 
 @dataclass(frozen=True)

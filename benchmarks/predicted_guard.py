@@ -17,21 +17,22 @@ import numpy as np
 import numpy.typing as npt
 from fit_latency import WAYS, kept
 from latency_data import KernelStore, read_rows
-from latency_fit import START, Library, fit_constants
+from latency_fit import START, Library, fit_constants, fit_members
 from predicted_programs import traced
 
 from lanac.ir import TEACHER, OpSpec
 from lanac.passes.op_outlines import OpOutlines
 from lanac.targets import parse_target
 from lanac.targets.predicted import (
+    Judged,
+    PerturbedTables,
     PredictedTable,
     judge_plans,
-    perturbed_tables,
     predict_table,
-    safest_good_plan,
     safety_factor,
     way_of,
 )
+from lanac.targets.predicted.ways import as_members
 
 Array = npt.NDArray[np.float64]
 TARGET = "rtx3090:pytorch:fp16:b256"
@@ -134,7 +135,10 @@ def compare(fit: Path, kernels: Path, rounds: int, seeds: int = 40) -> Iterator[
     for half in halves:
         samples = library.samples([row for row in chosen if row.family in half], way.rule)
         constants = fit_constants(samples, START, way.freedom, way.fixed, rounds)
-        changed = replace(way_of(target), constants=constants)
+        members = fit_members(
+            library, samples.rows, way.rule, START, way.freedom, way.fixed, (rounds + 1) // 2
+        )
+        changed = replace(way_of(target), constants=constants, members=as_members(members))
         tables.append(
             predict_table(program, ops, outlines.get, target, key_of=outlines.key, way=changed)
         )
@@ -168,7 +172,7 @@ def _one(
     rng = np.random.default_rng(seed)
     problem = _problem(believed, rng)
     truth = _truth(problem, true, seed)
-    drawn = perturbed_tables(believed, errors, 200, seed)
+    drawn = PerturbedTables(believed, errors, 200, seed)
     plain = problem.solve(budget)[0]
     reference = problem.score(plain)
     plans = [*problem.solve(budget, 30), *problem.solve(0.97 * budget, 30)]
@@ -176,10 +180,39 @@ def _one(
     judged = judge_plans([problem.named(plan) for plan in plans], drawn, ratio=budget)
     scores = [problem.score(plan) for plan in plans]
     safest = plans[safest_good_plan(judged, scores, PROBABILITY).place]
-    factor = safety_factor(problem.named(plain), drawn, PROBABILITY)
-    tightened = problem.solve(budget * factor)[0]
+    tightened = _tightened(problem, drawn, budget)
     for name, plan in (("plain", plain), ("best safe one of K", safest), ("tightened", tightened)):
         yield name, truth.cost(plan), problem.score(plan) / reference
+
+
+def _tightened(problem: Problem, drawn: PerturbedTables, budget: float) -> list[int]:
+    """As `GuardBudget` does it, with this file's solver."""
+    factor, plan = 1.0, problem.solve(budget)[0]
+    for _ in range(3):
+        (judged,) = judge_plans([problem.named(plan)], drawn, ratio=budget)
+        if judged.probability >= PROBABILITY:
+            break
+        factor = min(safety_factor(problem.named(plan), drawn, PROBABILITY), 0.99 * factor)
+        plan = problem.solve(budget * factor)[0]
+    return plan
+
+
+def safest_good_plan(
+    judged: Sequence[Judged], scores: Sequence[float], probability: float = 0.8
+) -> Judged:
+    """The plan with the lowest score among those that meet the budget safely enough.
+
+    Where none does, the one that is most likely to.
+
+    Args:
+        judged: from `judge_plans`.
+        scores: of the plans, in the same order; lower is better.
+        probability: with which the budget has to be met.
+    """
+    safe = [plan for plan in judged if plan.probability >= probability]
+    if safe:
+        return min(safe, key=lambda plan: (scores[plan.place], -plan.probability))
+    return max(judged, key=lambda plan: (plan.probability, -scores[plan.place]))
 
 
 def _problem(table: PredictedTable, rng: np.random.Generator) -> Problem:
@@ -202,10 +235,10 @@ def _problem(table: PredictedTable, rng: np.random.Generator) -> Problem:
 
 def _truth(problem: Problem, table: PredictedTable, seed: int) -> Problem:
     """The same problem with the costs of another table and errors of single ops."""
-    drawn = perturbed_tables(table, {"own": OWN}, 1, 10_000 + seed)
+    drawn = PerturbedTables(table, {"own": OWN}, 1, 10_000 + seed)
     whole = float(drawn.teacher[0])
     costs = [
-        np.array([float(drawn.costs[name][op][0]) for op in own]) / whole
+        np.array([float(drawn.cost(name, op)[0]) for op in own]) / whole
         for name, own in zip(problem.names, problem.ops, strict=True)
     ]
     return replace(problem, costs=costs, constant=float(drawn.constant[0]) / whole)

@@ -109,8 +109,12 @@ class TestGuard:
         assert 0.3 < guarded.tightening["latency_ms"] <= 1
         (plan,) = SelectPlans(plans=1).run(guarded).plans
         (careful,) = meeting_probabilities(guarded, [plan])
-        assert careful >= max(SAFE - 0.05, careless)
-        assert guarded.instruments.said[-1].endswith("met with a probability of 80%")
+        assert careful >= careless
+        said = guarded.instruments.said[-1]
+        if careful >= SAFE:
+            assert said.endswith("met with a probability of 80%")
+        else:  # nothing in this pool does
+            assert said.endswith(f"of 80%; the likeliest plan does with {careful:.0%}")
 
     def test_an_absolute_budget_fears_a_wrong_scale_too(self, predicted):
         """What is wrong for all kernels alike cancels in a ratio, not in milliseconds."""

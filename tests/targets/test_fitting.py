@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from lanac.targets.predicted.model import Features, Figures
+from lanac.targets.predicted.work import CLASSES
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NETWORKS = ("resnet18", "mobilenetv3_small_050", "vit_tiny_patch16_224", "regnetx_002")
@@ -88,3 +92,39 @@ def test_errors_of_classes_are_found(scripts):
     first, *others = (errors[kind] for kind in latency_fit.CLASSES)
     assert 0.15 < first < 0.35  # the largest residuals are cut
     assert max(others) < 0.7 * first
+
+
+def test_the_file_in_the_package_is_as_the_script_writes_it(scripts):
+    *_, fit_latency = scripts
+    text = fit_latency.OUT.read_text("utf-8")
+    assert text == fit_latency.text_of(json.loads(text))
+    assert max(map(len, text.splitlines())) < 300
+
+
+def test_members_scatter_where_the_data_do_not_decide(scripts):
+    """Constants of kernels that no network has stay as uncertain as their guess."""
+    latency_data, latency_fit, _ = scripts
+    rows = [
+        latency_data.Row(
+            "rtx3090", "pytorch-eager", "", "fp16", "nchw", "", "m", family, 64, 224, 1.0
+        )
+        for family in "abcdefgh"
+    ]
+
+    class OneKernel:
+        """Networks of one large elementwise kernel, measured as predicted."""
+
+        def samples(self, rows, rule):
+            kernel = [CLASSES.index("pointwise"), 0, 1 << 30, 1 << 30, 0, 0, 0, 1, 1, 0, 0]
+            features = Features.of_table(np.array([kernel], dtype=float), np.ones(1))
+            figures = Figures(900.0, 70.0, 17.0, 6.0, 82.0, True)
+            samples = [latency_fit.Sample(row, features, figures, 1.0) for row in rows]
+            made = latency_fit.Samples(samples)
+            made.measured = made.predicted(latency_fit.START)
+            return made
+
+    start = dict(latency_fit.START)
+    found = latency_fit.fit_members(OneKernel(), rows, "eager", start, 0.5, (), 6, count=8)
+    assert all(len(values) == 8 for values in found.values())
+    assert np.std(np.log(found["b.pointwise"])) < 0.3 * np.std(np.log(found["e.linear"]))
+    assert found["launch_us"] == pytest.approx([start["launch_us"]] * 8)

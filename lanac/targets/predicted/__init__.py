@@ -18,8 +18,6 @@ from lanac.targets.predicted.perturb import (
     Judged,
     PerturbedTables,
     judge_plans,
-    perturbed_tables,
-    safest_good_plan,
     safety_factor,
 )
 from lanac.targets.predicted.prediction import DeviceTime, PartCost, Prediction, part_time, predict
@@ -29,6 +27,6 @@ from lanac.targets.predicted.ways import Way, way_of
 __all__ = [
     "Anchor", "Calibration", "DeviceTime", "Judged", "Kernel", "KernelList", "Operand", "PartCost",
     "PerturbedTables", "PredictedTable", "Prediction", "Way", "calibrate", "judge_plans",
-    "part_time", "perturbed_tables", "predict", "predict_table", "ratio_spread",
-    "record_kernels", "safest_good_plan", "safety_factor", "way_of",
+    "part_time", "predict", "predict_table", "ratio_spread",
+    "record_kernels", "safety_factor", "way_of",
 ]  # fmt: skip

@@ -67,9 +67,7 @@ class Calibration:
         same = any(_is_same(prediction, anchor.prediction) for anchor in self._anchors)
         before = prediction.cost
         wanted = math.exp(mean) * before.latency_ms
-        moved = PartCost.of(
-            {kind: ms * self.factors.get(kind, 1.0) for kind, ms in before.by_class.items()}
-        )
+        moved = before.scaled_by_class(self.factors)
         cost = moved.scaled(wanted / moved.latency_ms) if moved.latency_ms else moved
         ratio = _MEASURED if same else prediction.ratio_spread
         return with_interval(
@@ -81,7 +79,7 @@ class Calibration:
 
     def apply_to_part(self, cost: PartCost) -> PartCost:
         """A part's cost as the anchors bring it, class by class."""
-        return PartCost.of({k: ms * self.factors.get(k, 1.0) for k, ms in cost.by_class.items()})
+        return cost.scaled_by_class(self.factors)
 
     def _posterior(self, prediction: Prediction) -> tuple[float, float]:
         """Mean and variance of the logarithm of measured over predicted."""

@@ -119,6 +119,9 @@ def rows_of(listed: KernelList) -> Iterator[tuple[int, ...]]:
 Constants = Mapping[str, float]
 """The fitted constants by name: `launch_us`, `start_us`, `b.CLASS`, `e.CLASS`, `half_*`, ..."""
 
+Members = Mapping[str, Array]
+"""Several sets of constants that might as well be true: by name, each (members, 1)."""
+
 _HIDING = 4.0
 """Exponent of the smooth maximum of device and host."""
 
@@ -147,25 +150,26 @@ def shares(device_ms: float, kernels: float, constants: Constants) -> tuple[floa
     return by_device, by_host * constants["launch_us"] * 1e-3
 
 
-def per_class(constants: Constants, prefix: str) -> Array:
-    """The constants `PREFIX.CLASS` as an array in the order of `CLASSES`; 1 where there is none."""
-    return np.array([constants.get(f"{prefix}.{kind}", 1.0) for kind in CLASSES])
+def per_class(constants: Constants | Members, prefix: str) -> Array:
+    """The constants `PREFIX.CLASS` in the order of `CLASSES`, the last axis; 1 where there is none."""
+    found = [np.atleast_1d(constants.get(f"{prefix}.{kind}", 1.0)) for kind in CLASSES]
+    return np.concatenate(np.broadcast_arrays(*found), axis=-1)
 
 
-def latencies_ms(features: Features, figures: Figures, constants: Constants) -> Array:
+def latencies_ms(features: Features, figures: Figures, constants: Constants | Members) -> Array:
     """What each kernel takes, one of each kind: multiply by `features.count` for the whole.
 
     Args:
         features: of a network's kernels.
         figures: of the device.
-        constants: of the way of running.
+        constants: of the way of running, or several sets of them.
 
     Returns:
-        Milliseconds, in the order of the features.
+        Milliseconds, in the order of the features: (kernels) or (members, kernels).
     """
     kind = features.kind
     nbytes = features.read + features.written
-    speed = figures.bandwidth * 1e6 * per_class(constants, "b")[kind]  # bytes per ms
+    speed = figures.bandwidth * 1e6 * per_class(constants, "b")[..., kind]  # bytes per ms
     resting = 1.0 / (1.0 + nbytes / (figures.cache_mb * 1e6 * constants["cache_share"]))
     gain = 1.0 + (constants["cache_gain"] - 1.0) * resting
     slow = 1.0 + (constants["strided"] - 1.0) * features.strided
@@ -173,7 +177,7 @@ def latencies_ms(features: Features, figures: Figures, constants: Constants) -> 
     short = 1.0 / (1.0 + constants["half_row"] / row)
     memory = nbytes * slow / (speed * gain * short)
     peak = np.where(_IS_DENSE[kind], figures.dense_peak, figures.plain_peak) * 1e9  # flop per ms
-    efficiency = per_class(constants, "e")[kind] * _saturation(features, figures, constants)
+    efficiency = per_class(constants, "e")[..., kind] * _saturation(features, figures, constants)
     saved = np.where(kind == _PLACE["conv3x3"], figures.winograd, 1.0)
     compute = 2.0 * features.macs / saved / (peak * np.minimum(efficiency, _MOST))
     turned = _IS_CONVOLUTION[kind] & (features.channels_last == 0) & figures.narrow
@@ -190,7 +194,7 @@ def _full(columns: Array) -> Array:
     return full
 
 
-def _saturation(features: Features, figures: Figures, constants: Constants) -> Array:
+def _saturation(features: Features, figures: Figures, constants: Constants | Members) -> Array:
     """Share of the peak that a product of this shape can reach, before the class's efficiency."""
     kind = features.kind
     dense = (

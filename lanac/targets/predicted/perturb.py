@@ -1,9 +1,9 @@
 """A guard against the winner's curse: plans are judged under many tables that might as well be true.
 
 Selection takes the plan whose predicted cost is lowest, and so the one whose errors are in its favour.
-Errors of predictions are not independent: kernels of one class are wrong together, because they share
-constants. So tables are drawn in which each class is off by a factor of its own and each distinct op by
-another, with the errors that the fit was seen to make on networks it did not know.
+Errors of predictions are not independent: kernels of one class and of alike shapes are wrong together,
+because they share constants. So tables are drawn with constants that might as well be true (fitted on
+halves of the families), in which besides each class and each distinct op is off by a factor of its own.
 """
 
 from __future__ import annotations
@@ -25,24 +25,53 @@ OWN = "own"
 """Name of the error that an op has for itself, among the errors of classes."""
 
 
-@dataclass(frozen=True)
 class PerturbedTables:
     """Cost tables that are consistent in themselves and differ by the model's errors.
 
+    Drawn as they are asked for: of a large pool, plans need little.
+
+    Args:
+        table: with costs by kernel class and by other fits.
+        errors: standard deviations of the logarithm by class, and `own` (`Way.errors`).
+        count: how many tables.
+        seed: the same tables for the same seed, whatever else is in the pool.
+
     Attributes:
-        costs: slot name -> op -> milliseconds in each table.
         constant: milliseconds outside the slots in each table.
         teacher: of the whole teacher in each table.
     """
 
-    costs: Mapping[str, Mapping[OpSpec, Array]]
-    constant: Array
-    teacher: Array
+    def __init__(
+        self, table: PredictedTable, errors: Mapping[str, float], count: int = 200, seed: int = 0
+    ) -> None:
+        self._table, self._errors, self._count, self._seed = table, errors, count, seed
+        self._normals: dict[str, Array] = {}
+        self._drawn: dict[tuple[str, OpSpec], Array] = {}
+        self.constant = self._draw(table.constant, "outside")
+        own = sum((self.cost(name, TEACHER) for name in table.costs), np.zeros(count))
+        self.teacher: Array = self.constant + own
+
+    def cost(self, slot: str, op: OpSpec) -> Array:
+        """Milliseconds of an op in each table."""
+        if (slot, op) not in self._drawn:
+            self._drawn[slot, op] = self._draw(self._table.costs[slot][op], str(op))
+        return self._drawn[slot, op]
+
+    def predicted(self, plan: Mapping[str, OpSpec]) -> float:
+        """What a plan (slot name -> op) is predicted to cost relative to the teacher."""
+        whole = dict.fromkeys(self._table.costs, TEACHER)
+        return self._predicted_ms(plan) / self._predicted_ms(whole)
+
+    def _predicted_ms(self, plan: Mapping[str, OpSpec]) -> float:
+        costs = self._table.costs
+        return self._table.constant.latency_ms + sum(
+            costs[name][op].latency_ms for name, op in plan.items()
+        )
 
     def totals(self, plan: Mapping[str, OpSpec]) -> Array:
         """What a plan (slot name -> op) costs in each table."""
         return self.constant + sum(
-            (self.costs[name][op] for name, op in plan.items()), np.zeros_like(self.constant)
+            (self.cost(name, op) for name, op in plan.items()), np.zeros(self._count)
         )
 
     def ratios(self, plan: Mapping[str, OpSpec]) -> Array:
@@ -50,39 +79,23 @@ class PerturbedTables:
         ratios: Array = self.totals(plan) / self.teacher
         return ratios
 
-
-def perturbed_tables(
-    table: PredictedTable, errors: Mapping[str, float], count: int = 200, seed: int = 0
-) -> PerturbedTables:
-    """Draws tables around a predicted one.
-
-    Args:
-        table: with costs by kernel class.
-        errors: standard deviations of the logarithm by class, and `own` (`Way.errors`).
-        count: how many.
-        seed: the same tables for the same seed, whatever else is in the pool.
-    """
-    kinds = sorted({kind for part in _parts(table) for kind in part.by_class})
-    factors = {
-        kind: np.exp(errors.get(kind, 0.0) * _normal(f"class {kind}", count, seed))
-        for kind in kinds
-    }
-
-    def drawn(part: PartCost, what: str) -> Array:
-        total = np.zeros(count)
+    def _draw(self, part: PartCost, what: str) -> Array:
+        total = np.zeros(self._count)
         for kind, ms in part.by_class.items():
-            total += ms * factors[kind]
+            total += ms * self._factor(kind, f"class {kind}")
+        if part.latency_ms:
+            total *= np.resize(part.by_member, self._count) / part.latency_ms
         # Equal kernels are wrong alike, wherever they stand.
-        key = f"{what} {[f'{kind}={ms:.6g}' for kind, ms in sorted(part.by_class.items())]}"
-        return total * np.exp(errors.get(OWN, 0.0) * _normal(key, count, seed))
+        kernels = [f"{kind}={ms:.6g}" for kind, ms in sorted(part.by_class.items())]
+        return total * self._factor(OWN, f"{what} {kernels}")
 
-    costs = {
-        name: {op: drawn(cost, str(op)) for op, cost in ops.items()}
-        for name, ops in table.costs.items()
-    }
-    constant = drawn(table.constant, "outside")
-    own = sum((ops[TEACHER] for ops in costs.values()), np.zeros(count))
-    return PerturbedTables(costs, constant, constant + own)
+    def _factor(self, kind: str, key: str) -> Array:
+        """Factors that follow from the key and the seed alone, as far from one as the error of `kind`."""
+        if key not in self._normals:
+            generator = np.random.default_rng([self._seed, zlib.crc32(key.encode())])
+            self._normals[key] = generator.standard_normal(self._count)
+        factors: Array = np.exp(self._errors.get(kind, 0.0) * self._normals[key])
+        return factors
 
 
 @dataclass(frozen=True)
@@ -113,7 +126,7 @@ def judge_plans(
 
     Args:
         plans: slot name -> op.
-        tables: from `perturbed_tables`.
+        tables: as `PerturbedTables` draws them.
         ratio: the budget relative to the teacher, or
         limit_ms: the budget in milliseconds; one of the two.
     """
@@ -130,41 +143,12 @@ def judge_plans(
     return judged
 
 
-def safest_good_plan(
-    judged: Sequence[Judged], scores: Sequence[float], probability: float = 0.8
-) -> Judged:
-    """The plan with the lowest score among those that meet the budget safely enough.
-
-    Where none does, the one that is most likely to.
-
-    Args:
-        judged: from `judge_plans`.
-        scores: of the plans, in the same order; lower is better.
-        probability: with which the budget has to be met.
-    """
-    safe = [plan for plan in judged if plan.probability >= probability]
-    if safe:
-        return min(safe, key=lambda plan: (scores[plan.place], -plan.probability))
-    return max(judged, key=lambda plan: (plan.probability, -scores[plan.place]))
-
-
 def safety_factor(
     plan: Mapping[str, OpSpec], tables: PerturbedTables, probability: float = 0.8
 ) -> float:
     """What a relative budget has to be multiplied with so that a plan like this one meets it.
 
-    A budget tightened by it and solved again gives plans that are safe to that probability.
+    A budget tightened by it and solved again gives plans that are safe to that probability. What was
+    chosen because the prediction is in its favour costs more in most of the tables: that counts too.
     """
-    ratios = tables.ratios(plan)
-    return float(np.median(ratios) / np.quantile(ratios, probability))
-
-
-def _parts(table: PredictedTable) -> list[PartCost]:
-    return [table.constant, *(cost for ops in table.costs.values() for cost in ops.values())]
-
-
-def _normal(key: str, count: int, seed: int) -> Array:
-    """Standard normal numbers that follow from the key and the seed alone."""
-    generator = np.random.default_rng([seed, zlib.crc32(key.encode())])
-    numbers: Array = generator.standard_normal(count)
-    return numbers
+    return float(tables.predicted(plan) / np.quantile(tables.ratios(plan), probability))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from lanac.ir import TensorSpec
@@ -14,6 +16,8 @@ from lanac.targets.predicted.model import Features, latencies_ms, shares
 from lanac.targets.predicted.ways import Way, way_of
 from lanac.targets.predicted.work import CLASSES
 from lanac.targets.target import Target
+
+Array = npt.NDArray[np.float64]
 
 COVERAGE = 0.9
 """How many of the measured latencies the interval is meant to hold."""
@@ -33,29 +37,38 @@ class PartCost:
     Attributes:
         latency_ms: of all its kernels.
         by_class: milliseconds by kernel class, `host` among them; sums to `latency_ms`.
+        by_member: milliseconds with each set of constants that might as well be true.
     """
 
     latency_ms: float
     by_class: Mapping[str, float]
+    by_member: Array = field(default_factory=lambda: np.zeros(1), compare=False, repr=False)
 
     @classmethod
-    def of(cls, by_class: Mapping[str, float]) -> PartCost:
-        return cls(sum(by_class.values()), dict(by_class))
+    def of(cls, by_class: Mapping[str, float], by_member: Array | None = None) -> PartCost:
+        """Without members: as if all of them said the same."""
+        total = sum(by_class.values())
+        return cls(total, dict(by_class), np.array([total]) if by_member is None else by_member)
 
     def scaled(self, factor: float) -> PartCost:
-        return PartCost.of({kind: factor * ms for kind, ms in self.by_class.items()})
+        return PartCost.of(
+            {kind: factor * ms for kind, ms in self.by_class.items()}, factor * self.by_member
+        )
 
-    def times(self, factors: Mapping[str, float]) -> float:
-        """Its latency with every class multiplied by its factor."""
-        return sum(ms * factors.get(kind, 1.0) for kind, ms in self.by_class.items())
+    def scaled_by_class(self, factors: Mapping[str, float]) -> PartCost:
+        """With every class multiplied by its factor; what the members say moves as the whole does."""
+        moved = {kind: ms * factors.get(kind, 1.0) for kind, ms in self.by_class.items()}
+        factor = sum(moved.values()) / self.latency_ms if self.latency_ms else 1.0
+        return PartCost.of(moved, factor * self.by_member)
 
     def minus(self, others: Iterable[PartCost]) -> PartCost:
         """What remains of it without others."""
-        left = dict(self.by_class)
+        left, by_member = dict(self.by_class), self.by_member
         for other in others:
             for kind, ms in other.by_class.items():
                 left[kind] = left.get(kind, 0.0) - ms
-        return PartCost.of(left)
+            by_member = by_member - other.by_member
+        return PartCost.of(left, by_member)
 
 
 @dataclass(frozen=True)
@@ -65,10 +78,12 @@ class DeviceTime:
     Attributes:
         by_class: milliseconds by kernel class.
         kernels: how many are started.
+        by_member: milliseconds of all of them with each set of constants that might as well be true.
     """
 
     by_class: Mapping[str, float]
     kernels: int
+    by_member: Array = field(default_factory=lambda: np.zeros(1), compare=False, repr=False)
 
     @property
     def ms(self) -> float:
@@ -78,7 +93,8 @@ class DeviceTime:
         """Its share of a network's latency, with the weights of `model.shares`."""
         costs = {kind: per_ms * ms for kind, ms in self.by_class.items()}
         host = per_kernel_ms * self.kernels
-        return PartCost.of({**costs, HOST: host} if host else costs)
+        by_member = per_ms * self.by_member + host
+        return PartCost.of({**costs, HOST: host} if host else costs, by_member)
 
 
 @dataclass(frozen=True)
@@ -177,10 +193,12 @@ def with_interval(prediction: Prediction) -> Prediction:
 def device_time(listed: KernelList, target: Target, way: Way) -> DeviceTime:
     """What the device does for recorded kernels, cast and fused as the target runs them."""
     run = way.run(listed, target.precision)
+    if not run.kernels:
+        return DeviceTime({}, 0)
     by_class: dict[str, float] = {}
-    if run.kernels:
-        features = Features.of(run)
-        taken = latencies_ms(features, way.figures, way.constants) * features.count
-        for kind, ms in zip(features.kind, taken, strict=True):
-            by_class[CLASSES[kind]] = by_class.get(CLASSES[kind], 0.0) + float(ms)
-    return DeviceTime(by_class, len(run.kernels))
+    features = Features.of(run)
+    taken = latencies_ms(features, way.figures, way.constants) * features.count
+    for kind, ms in zip(features.kind, taken, strict=True):
+        by_class[CLASSES[kind]] = by_class.get(CLASSES[kind], 0.0) + float(ms)
+    by_member = latencies_ms(features, way.figures, way.members) @ features.count
+    return DeviceTime(by_class, len(run.kernels), by_member)

@@ -115,7 +115,7 @@ def predict_table(
             name: {op: cost.scaled(factor) for op, cost in ops.items()}
             for name, ops in costs.items()
         }
-        constant = PartCost(0.0, {})
+        constant = PartCost.of({})
     return PredictedTable(costs, constant, teacher, failed)
 
 

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+
 from lanac.errors import PredictionError
 from lanac.targets.device import Device
 from lanac.targets.predicted.fusion import RULES
 from lanac.targets.predicted.kernels import KernelList
-from lanac.targets.predicted.model import Constants, Figures
+from lanac.targets.predicted.model import Constants, Figures, Members
 from lanac.targets.predicted.precision import with_precision
 from lanac.targets.target import Target
 
@@ -63,6 +65,7 @@ class Way:
         name: of the constants, such as `gpu-eager`.
         rule: of fusion.
         constants: fitted.
+        members: fitted on halves of the families each; alike where the data decide.
         figures: the device's.
         spread: standard deviation of the logarithm of measured over predicted latency.
         ratio_spread: the same for ratios between alike networks on one device.
@@ -73,6 +76,7 @@ class Way:
     name: str
     rule: str
     constants: Constants
+    members: Members
     figures: Figures
     spread: float
     ratio_spread: float
@@ -134,9 +138,15 @@ def way_of(target: Target) -> Way:
     entry = fitted()["ways"][name]
     spread, ratio_spread, evidence = _evidence(entry, device, target)
     return Way(
-        name, rule, entry["constants"], figures_of(device, target.precision, target.threads),
-        spread, ratio_spread, evidence, entry["class_errors"],
+        name, rule, entry["constants"], as_members(entry["members"]),
+        figures_of(device, target.precision, target.threads), spread, ratio_spread, evidence,
+        entry["class_errors"],
     )  # fmt: skip
+
+
+def as_members(listed: Mapping[str, Sequence[float]]) -> Members:
+    """Several sets of constants as arrays, from lists by name."""
+    return {name: np.array(values)[:, None] for name, values in listed.items()}
 
 
 def figures_of(device: Device, precision: str, threads: int = 1) -> Figures:
