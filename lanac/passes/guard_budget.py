@@ -65,7 +65,8 @@ class GuardBudget:
 
     def _safest(self, compilation: Compilation) -> tuple[float, float]:
         """Probability that the best plan meets the budget, and the share to select for."""
-        factor, tried = 1.0, []
+        factor = 1.0
+        tried: list[tuple[float, float]] = []
         for _ in range(_ROUNDS):
             narrowed = replace(compilation, tightening={LATENCY: factor})
             try:
