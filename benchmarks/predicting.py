@@ -65,7 +65,9 @@ def main() -> None:
 def show_accuracy(arguments: argparse.Namespace) -> None:
     """What the fit saw of families that it held out, then what it never sees."""
     rows = read_rows(arguments.fit)
-    library = Library(KernelStore(arguments.kernels))
+    store = KernelStore(arguments.kernels)
+    store.record((name, img) for name, img, *_ in PAPER)
+    library = Library(store)
     ways = fitted()["ways"]
     print("| set | networks | MAPE | bias | Kendall's tau | ratios within a family |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
@@ -142,7 +144,7 @@ def _flops_alone(samples: Samples) -> Accuracy:
 
 def _line(what: str, found: Accuracy) -> None:
     print(
-        f"| {what} | {found.count} | {100 * found.mape:.1f} % | {100 * found.bias:+.1f} % | "
+        f"| {what} | {found.count:g} | {100 * found.mape:.1f} % | {100 * found.bias:+.1f} % | "
         f"{found.tau:.3f} | {100 * found.ratio:.1f} % |",
         flush=True,
     )
