@@ -204,7 +204,11 @@ class Workspace:
                 file.truncate(0)
                 file.write(str(os.getpid()))
                 file.flush()
-            yield
+            try:
+                yield
+            finally:
+                # Closing is not enough: a process that was forked meanwhile has the file too.
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _holds(path: Path, name: str) -> bool:

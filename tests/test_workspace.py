@@ -455,3 +455,18 @@ def test_format_is_part_of_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = key_of("a")
     monkeypatch.setattr(module, "_FORMAT", module._FORMAT + 1)
     assert key_of("a") != before
+
+
+def test_a_lock_is_free_again_though_a_forked_process_lives_on(tmp_path):
+    workspace = Workspace(tmp_path)
+    with workspace.lock("run", "is working here"):
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(write)
+            os.read(read, 1)  # until the parent has closed its end
+            os._exit(0)
+    with workspace.lock("run", "is working here"):
+        pass
+    os.close(write)
+    os.waitpid(child, 0)
