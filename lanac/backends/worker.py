@@ -15,6 +15,7 @@ with its standard input.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import json
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 _STAT = Path("/proc/stat")
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of mallopt, from malloc.h
 
 
 def main() -> None:
@@ -35,9 +37,25 @@ def main() -> None:
     # What runtimes print must not come between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    keep_memory()
     _serve(sys.stdin, answers)
     answers.flush()
     os._exit(0)  # helper threads of a runtime may not want to end
+
+
+def keep_memory() -> None:
+    """Memory that a network frees stays with this process; where the system cannot, nothing happens.
+
+    glibc returns large blocks to the system or keeps them, depending on what the process has freed
+    before. Eager PyTorch frees every activation: one and the same network took 22 ms with kept blocks
+    and 38 ms where each had to be mapped, zeroed and returned.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, -1)
 
 
 def _serve(requests: Iterable[str], answers: IO[str]) -> None:

@@ -99,7 +99,7 @@ class PartTimer:
         """`what` is the signature of a module; inputs, target and runtime count as well."""
         shapes = [(str(spec), spec.shape) for spec in specs]
         version = self._runtime.version(self._target)
-        return key_of("latency", what, shapes, str(self._target), version)
+        return key_of("latency", "memory kept", what, shapes, str(self._target), version)
 
     def time(
         self,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +49,11 @@ class Fake:
                 os.abort()
             if what == "hang" and calls > 2:
                 time.sleep(600)
+            if what == "map memory" and calls > 2:
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+                torch.empty(10_000_000).fill_(0)
+                mapped = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+                assert calls < 30 or mapped < 10, f"{mapped} pages mapped"
 
         return run
 
@@ -90,6 +97,11 @@ def test_refusals_and_crashes(worker, doing):
     with pytest.raises(WorkerDied) as caught:
         worker.open("crashing", doing("abort when opened"), SPECS)
     assert "SIGABRT" in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is glibc that can keep freed memory")
+def test_freed_memory_stays_with_the_process(worker, doing):
+    assert worker.open("large", doing("map memory"), SPECS)(40) > 0
 
 
 def test_a_hang_is_stopped(doing):
