@@ -40,12 +40,12 @@ def build_op(op: OpSpec, view: SlotView, seed: int, families: Families = INSTALL
         )
     module.eval()
     spec = view.input_spec.with_batch(2)
-    _checked_output(op, module, view, torch.zeros(spec.shape, dtype=spec.dtype))
+    checked_output(op, module, view, torch.zeros(spec.shape, dtype=spec.dtype))
     return module
 
 
 @torch.no_grad()
-def _checked_output(op: OpSpec, module: nn.Module, view: SlotView, inputs: Tensor) -> Tensor:
+def checked_output(op: OpSpec, module: nn.Module, view: SlotView, inputs: Tensor) -> Tensor:
     """What the op gives; raises PoolError where the slot asks for something else."""
     expected = view.output_spec.with_batch(len(inputs))
     try:
@@ -84,18 +84,18 @@ def check_op(op: OpSpec, module: nn.Module, view: SlotView) -> None:
     first, second = (random_inputs(spec.with_batch(3), seed) for seed in range(2))
     second[0] = first[0]
     before = first.clone()
-    output = _checked_output(op, module, view, first).clone()
+    output = checked_output(op, module, view, first).clone()
     if not torch.equal(first, before):
         raise PoolError(
             f"{here} changes its input in place, which other ops read too; let it make a new tensor"
         )
-    if _apart(output, _checked_output(op, module, view, first)):
+    if _apart(output, checked_output(op, module, view, first)):
         raise PoolError(
             f"{here} gives another output for the same input in eval mode; expected the same: let "
             "it draw random numbers in training mode alone (if self.training)"
         )
     for stirred in (module, _stirred(module)):
-        one, other = (_checked_output(op, stirred, view, x) for x in (first, second))
+        one, other = (checked_output(op, stirred, view, x) for x in (first, second))
         if _apart(one[0], other[0]):
             raise PoolError(
                 f"{here} gives another output for a sample in eval mode when the other samples of "

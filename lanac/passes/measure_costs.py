@@ -18,6 +18,7 @@ from lanac.ops.pool import Pool
 from lanac.passes.latency import Latencies, Thoroughness
 from lanac.passes.latency_costs import latency_costs
 from lanac.passes.op_modules import OpModules
+from lanac.passes.op_outlines import is_outline
 from lanac.targets import (
     COUNTED,
     ENERGY,
@@ -127,13 +128,14 @@ def _count_op(
     compilation: Compilation, modules: OpModules, slot: Slot, op: OpSpec
 ) -> dict[str, float] | Dropped:
     """What is counted of an op, or why it cannot be."""
-    try:
-        module = modules.get(slot, op)
-    except PoolError as error:
-        return Dropped(slot.name, op, str(error))
     specs = (slot.input_spec.with_batch(1),)
     try:
-        return _counts(compilation, module, modules.signature(slot, op), specs)
+        outline = modules.outline(slot, op)
+        with contextlib.suppress(Exception):  # what runs may yet not run on the meta device
+            return _counts(compilation, outline, modules.signature(slot, op), specs)
+        return _counts(compilation, modules.get(slot, op), modules.signature(slot, op), specs)
+    except PoolError as error:
+        return Dropped(slot.name, op, str(error))
     except LanacError:
         raise
     # The op's own code runs here, which may raise anything. The teacher's has to be counted.
@@ -156,7 +158,8 @@ def _counts(
     key = key_of("counted, with size", what, [str(spec) for spec in specs], precision)
     stored = compilation.workspace.get("counted", key)
     if stored is None:
-        inputs = tuple(torch.zeros(spec.shape, dtype=spec.dtype) for spec in specs)
+        device = "meta" if is_outline(module) else "cpu"
+        inputs = tuple(torch.zeros(spec.shape, dtype=spec.dtype, device=device) for spec in specs)
         stored = Result(
             {
                 PARAMS: count_params(module),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 
 from torch import nn
 
@@ -12,6 +13,7 @@ from lanac.ir import TEACHER, OpSpec, Program, Slot, named_tensors, signature
 from lanac.ops.base import SlotView
 from lanac.ops.build import build_op
 from lanac.ops.folding import folded
+from lanac.passes.op_outlines import OpOutlines
 
 
 class OpModules:
@@ -29,9 +31,10 @@ class OpModules:
         self._compilation, self._kept_bytes = compilation, kept_bytes
         program: Program = compilation.need("program")
         self._views = {slot.name: SlotView.of(program, slot) for slot in program.slots}
+        self._outlines = OpOutlines(program, compilation.families, self.get)
         self._kept: OrderedDict[tuple[str, OpSpec], tuple[nn.Module, int]] = OrderedDict()
         self._bytes = 0
-        self._signatures: dict[tuple[str, OpSpec], str] = {}
+        self._signatures: dict[Hashable, str] = {}
 
     def get(self, slot: Slot, op: OpSpec) -> nn.Module:
         """The op as it will run: folded, in eval mode.
@@ -52,13 +55,29 @@ class OpModules:
             self._bytes -= freed
         return self._kept[place][0]
 
+    def outline(self, slot: Slot, op: OpSpec) -> nn.Module:
+        """The op as it will run; without weights where it takes nothing from the teacher's.
+
+        Raises:
+            PoolError: it cannot be built for this slot.
+        """
+        return self.get(slot, op) if op == TEACHER else self._outlines.get(slot, op)
+
+    def key(self, slot: Slot, op: OpSpec) -> Hashable:
+        """Equal for ops of which one outline, or one module, serves all.
+
+        Raises:
+            PoolError: it cannot be built for this slot.
+        """
+        return (slot.name, op) if op == TEACHER else self._outlines.key(slot, op)
+
     def signature(self, slot: Slot, op: OpSpec) -> str:
         """A text that is equal for ops that do the same work on one sample of the same shape."""
-        place = slot.name, op
-        if place not in self._signatures:
+        key = self.key(slot, op)
+        if key not in self._signatures:
             spec = slot.input_spec.with_batch(1)
-            self._signatures[place] = signature(self.get(slot, op), spec)
-        return self._signatures[place]
+            self._signatures[key] = signature(self.outline(slot, op), spec)
+        return self._signatures[key]
 
     def _build(self, slot: Slot, op: OpSpec) -> nn.Module:
         compilation = self._compilation

@@ -1,6 +1,6 @@
 """The ops of a pool as outlines: modules of the right structure without weights, built in a moment.
 
-What predicts costs needs shapes alone. A family builds its ops on the meta device, where nothing is
+What counts or predicts costs needs shapes alone. A family builds its ops on the meta device, where nothing is
 drawn and nothing takes memory; and an op that takes nothing from the teacher's weights is the same for
 all slots whose own ops are alike, such as the repeated blocks of a stage.
 """
@@ -14,7 +14,7 @@ from torch import nn
 
 from lanac.ir import OpSpec, Program, Slot, signature
 from lanac.ops.base import SlotView
-from lanac.ops.build import build_op
+from lanac.ops.build import build_op, checked_output
 from lanac.ops.families import INSTALLED, Families
 from lanac.ops.folding import folded
 
@@ -51,9 +51,8 @@ class OpOutlines:
             return slot.name, op
         if shared not in self._built:
             module = self._build(slot, op)
-            if any(value.device.type != "meta" for value in module.state_dict().values()):
+            if not is_outline(module):
                 self._bound.add(shared)
-                self._built[slot.name, op] = module
                 return slot.name, op
             self._built[shared] = module
         return shared
@@ -64,10 +63,9 @@ class OpOutlines:
         Raises:
             PoolError: the op cannot be built for this slot.
         """
-        key = self.key(slot, op)
-        if key not in self._built:
-            self._built[key] = self._build(slot, op)
-        return self._built[key]
+        found = self._built.get(self.key(slot, op))
+        # Those with weights are not kept: together they take gigabytes.
+        return self._real(slot, op) if found is None else found
 
     def _signature(self, slot: Slot) -> str:
         if slot.name not in self._signatures:
@@ -76,12 +74,20 @@ class OpOutlines:
         return self._signatures[slot.name]
 
     def _build(self, slot: Slot, op: OpSpec) -> nn.Module:
+        view = self._views[slot.name]
+        spec = slot.input_spec.with_batch(2)
         try:
             with torch.device("meta"):
-                module = self._families.get(op.family).build(op, self._views[slot.name])
-            return folded(module.eval())
+                module = self._families.get(op.family).build(op, view).eval()
+                checked_output(op, module, view, torch.zeros(spec.shape, dtype=spec.dtype))
+            return folded(module)
         except Exception:  # families may compute with weights, and then anything can happen on meta
             return self._real(slot, op)
 
     def _build_real(self, slot: Slot, op: OpSpec) -> nn.Module:
         return folded(build_op(op, self._views[slot.name], 0, self._families))
+
+
+def is_outline(module: nn.Module) -> bool:
+    """Whether none of its values takes memory."""
+    return all(value.device.type == "meta" for value in module.state_dict().values())

@@ -11,7 +11,6 @@ from lanac.ir import TEACHER, OpSpec, Program
 from lanac.passes.import_costs import PREDICT, Fill
 from lanac.passes.latency import Counts, Latencies
 from lanac.passes.op_modules import OpModules
-from lanac.passes.op_outlines import OpOutlines
 from lanac.targets import PARAMS, CostFile
 from lanac.targets.predicted import (
     PredictedTable,
@@ -59,14 +58,13 @@ def predicted_table(
     program: Program = compilation.need("program")
     ops = {slot.name: tuple(counted[PARAMS][slot.name]) for slot in program.slots}
     total = sum(len({TEACHER, *names}) for names in ops.values())
-    outlines = OpOutlines(program, compilation.families, modules.get)
     with compilation.instruments.progress("predicting latencies", total) as advance:
         table = predict_table(
             program,
             ops,
-            outlines.get,
+            modules.outline,
             compilation.target,
-            key_of=outlines.key,
+            key_of=modules.key,
             progress=advance,
         )
     return anchored(table, compilation) if compilation.anchors else table
@@ -120,7 +118,7 @@ def predicted_missing(compilation: Compilation, table: CostFile, modules: OpModu
             slot = program.slot(name)
             teacher, other = (
                 part_time(module, [slot.input_spec], compilation.target, way).ms
-                for module in (program.teacher_op(slot), modules.get(slot, op))
+                for module in (program.teacher_op(slot), modules.outline(slot, op))
             )
             measured = own[name]
             assert measured is not None  # a table without the teacher's own ops is refused

@@ -15,7 +15,7 @@ from lanac.backends import isolation
 from lanac.backends.base import RUNTIMES, Runtime
 from lanac.backends.isolation import Bench, WorkerDied
 from lanac.compilation import Compilation
-from lanac.errors import BackendError
+from lanac.errors import BackendError, PoolError
 from lanac.ir import TensorSpec, signature
 from lanac.targets import Comparison, Effort, Sampler, compare_interleaved
 from lanac.workspace import Result, key_of
@@ -249,7 +249,7 @@ class PartTimer:
         """The files of a part; none where they cannot be written."""
         try:
             return self._write(part, folder)
-        except BackendError as error:
+        except (BackendError, PoolError) as error:
             self._fail(part, str(error))
             return ()
 

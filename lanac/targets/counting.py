@@ -99,6 +99,7 @@ class _MemoryMeter(fx.Interpreter):
         # `env` still holds what this node reads: it is alive while the node is computed.
         stored = [*self.env.values(), value]
         alive = [tensor for item in stored for _, tensor in named_tensors(item)]
-        storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in alive}
+        # Not by their address: on the meta device there is none.
+        storages = {tensor.untyped_storage()._cdata: tensor for tensor in alive}
         self.peak = max(self.peak, sum(t.untyped_storage().nbytes() for t in storages.values()))
         return value
