@@ -35,6 +35,7 @@ from lanac.passes import (
     ScoreCandidates,
     TimeFinalists,
     TuneFinalists,
+    WidenFinalists,
     run_passes,
 )
 from lanac.passes.check_budgets import CheckBudgets
@@ -224,8 +225,8 @@ def choose_plan(compilation: Compilation, settings: Settings) -> Compilation:
     """Selects, evaluates and times plans until one meets the budget as measured.
 
     Where it leaves much of the budget, plans are selected again. Then better ones are looked for
-    around the best, and the finalists that meet the budget are finetuned for a few steps before one
-    of them is chosen.
+    around the best, and, where all are far from the teacher, among ops of one kind alone. The finalists
+    that meet the budget are finetuned for a few steps before one of them is chosen.
 
     Raises:
         InfeasibleBudgetError: no plan meets it, predicted or measured.
@@ -257,7 +258,13 @@ def _last_choice(search: Pass, evaluation: EvaluatePlans, settings: Settings) ->
     # What another search than SCIP finds stays what it found.
     is_ours = settings.search == SCIP
     relaxing: list[Pass] = [RelaxBudget(search, evaluation)]
-    return relaxing * is_ours + refining * (is_ours and settings.refine > 0) + tuning * tunes
+    widening: list[Pass] = [WidenFinalists(search, evaluation)]
+    return (
+        relaxing * is_ours
+        + refining * (is_ours and settings.refine > 0)
+        + widening * (is_ours and tunes)
+        + tuning * tunes
+    )
 
 
 def parse_outputs(emit: str | Sequence[str] | None, target: Target) -> tuple[str, ...]:

@@ -198,6 +198,11 @@ def _wanted(kinds: Collection[type[OptionValue]]) -> tuple[type | tuple[type, ..
     return ((int, float), "a number") if float in kinds else (int, "a whole number")
 
 
+def inherits(op: OpSpec) -> bool:
+    """Whether an op is of a family that keeps the teacher's weights."""
+    return op != IDENTITY and op.family in NAMED_POOLS["inherit"]
+
+
 def needs_distillation(op: OpSpec) -> bool:
     """The teacher's op and identity are used as they are."""
     return op not in (TEACHER, IDENTITY)

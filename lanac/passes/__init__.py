@@ -19,6 +19,7 @@ from lanac.passes.select_plans import SelectPlans
 from lanac.passes.time_finalists import TimeFinalists
 from lanac.passes.trace_program import TraceProgram
 from lanac.passes.tune_finalists import TuneFinalists
+from lanac.passes.widen_finalists import WidenFinalists
 
 __all__ = [
     "CheckOps",
@@ -40,5 +41,6 @@ __all__ = [
     "TimeFinalists",
     "TraceProgram",
     "TuneFinalists",
+    "WidenFinalists",
     "run_passes",
 ]

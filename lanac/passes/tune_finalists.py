@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from lanac.compilation import Compilation, Finalist, Trial
 from lanac.errors import TrainingError
+from lanac.ir import IDENTITY, TEACHER
+from lanac.ops.pool import inherits
 from lanac.passes.assemble import assemble_student
 from lanac.passes.finetune_student import begun_finetuning, finetuning_key
 from lanac.training.finetune import FinetuneOptions
@@ -26,7 +28,8 @@ class TuneFinalists:
 
     Attributes:
         options: how; `options.steps` says how long. 0 steps leave the choice as it is.
-        most: so many of those that fit are tried, those with the lowest loss.
+        most: so many of those that fit are tried, those with the lowest loss; and beyond them the best
+            of each kind: of inheriting ops, of others, of both.
     """
 
     options: FinetuneOptions = field(default_factory=lambda: FinetuneOptions(steps=32))
@@ -37,8 +40,7 @@ class TuneFinalists:
 
     def run(self, compilation: Compilation) -> Compilation:
         finalists: Sequence[Finalist] = compilation.need("finalists")
-        fitting = sorted((item for item in finalists if item.fits), key=lambda item: item.loss)
-        fitting = fitting[: self.most]
+        fitting = self._tried([item for item in finalists if item.fits])
         if len(fitting) < 2 or not self.options.steps:
             return compilation
         steps = self.options.steps * len(fitting)
@@ -59,6 +61,16 @@ class TuneFinalists:
         return compilation.having(
             finalists=tuple(after.get(item.plan.ops, item) for item in finalists), chosen=chosen
         )
+
+    def _tried(self, fitting: Sequence[Finalist]) -> list[Finalist]:
+        ordered = sorted(fitting, key=lambda item: item.loss)
+        tried = ordered[: self.most]
+        seen = {_kind(item) for item in tried}
+        for item in ordered[self.most :]:
+            if _kind(item) not in seen:
+                seen.add(_kind(item))
+                tried.append(item)
+        return tried
 
     def _trial(
         self, compilation: Compilation, item: Finalist, advance: Callable[[int], None]
@@ -86,3 +98,8 @@ class TuneFinalists:
         if before is None or after is None:
             raise TrainingError("its loss on the held-out samples is infinite or not a number")
         return Trial(self.options.steps or 0, len(compilation.task.held_out), before, after)
+
+
+def _kind(item: Finalist) -> frozenset[bool]:
+    """Which kinds of ops a plan has: inheriting ones, others, both or neither."""
+    return frozenset(inherits(op) for op in item.plan.ops if op not in (TEACHER, IDENTITY))
