@@ -63,7 +63,8 @@ class WidenFinalists:
             for _ in range(_ROUNDS):
                 for step in (self.search, self.evaluation, self.timing):
                     apart = step.run(apart)
-                fitting = [item for item in apart.need("finalists") if item.fits]
+                timed: tuple[Finalist, ...] = apart.need("finalists")
+                fitting = [item for item in timed if item.fits]
                 if fitting:
                     return min(fitting, key=lambda item: item.loss)
         except (InfeasibleBudgetError, SelectionError, TrainingError):
