@@ -18,6 +18,7 @@ import lanac
 from lanac.compiler import compile as compile_model
 from lanac.frontend.model_file import load_model_file
 from lanac.ir import IDENTITY, TEACHER, parse_op
+from lanac.ops.pool import inherits
 
 SETTINGS = lanac.Settings(
     distill_samples=128,
@@ -149,6 +150,11 @@ class TestTwoBudgets:
         score = sum(entry["score"] for entry in plan["slots"])
         assert score == pytest.approx(plan["predicted"]["score"], abs=1e-6)
 
+    @staticmethod
+    def kind(finalist):
+        ops = {parse_op(op) for op in finalist["ops"]} - {TEACHER, IDENTITY}
+        return frozenset(inherits(op) for op in ops)
+
     def test_finalists_are_told_and_what_one_was_chosen_by(self, two_students):
         result, _, out = two_students
         for student in result.students:
@@ -164,8 +170,14 @@ class TestTwoBudgets:
             row = f"{predicted:+.4f}, {chosen['loss'] - chosen['teacher_loss']:+.4f}"
             assert row in text
             tried = [item["trial"] for item in plan["finalists"] if item["trial"]]
-            fitting = sum(item["meets_budget"] for item in plan["finalists"])
-            assert len(tried) == (min(3, fitting) if fitting > 1 else 0)
+            fitting = [item for item in plan["finalists"] if item["meets_budget"]]
+            ordered = sorted(fitting, key=lambda item: item["loss"]) if len(fitting) > 1 else []
+            assert all(item["trial"] for item in ordered[:3])
+            # Beyond the three, the first of each kind that the three do not have.
+            kinds = {self.kind(item) for item in ordered[:3]}
+            for item in ordered[3:]:
+                assert bool(item["trial"]) == (self.kind(item) not in kinds)
+                kinds.add(self.kind(item))
             if tried:
                 assert chosen["trial"]["after"] == min(trial["after"] for trial in tried)
                 assert "A trial is a finetuning of 2 steps; " in text
