@@ -9,6 +9,8 @@ import pytest
 
 import lanac as library
 from lanac import benching
+from lanac.backends.openvino import Openvino
+from lanac.targets import parse_target
 
 
 @pytest.fixture
@@ -49,11 +51,17 @@ def test_the_ratio_is_that_of_interleaved_rounds(finished, monkeypatch, tmp_path
     assert found.student_ms.rounds == 6
 
 
-def test_another_runtime_gets_its_files_for_the_moment(run, finished):
-    pytest.importorskip("openvino")
-    outcome = run(finished, "--rounds=3", "--target=cpu:openvino:bf16")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_another_runtime_gets_its_files_for_the_moment(run, finished, precision):
+    target = f"cpu:openvino:{precision}"
+    reason = Openvino().unavailable(parse_target(target))
+    outcome = run(finished, "--rounds=3", f"--target={target}")
+    if reason is not None:  # no OpenVINO, or a processor that does not compute in bf16
+        message = f"lanac: nothing can be timed on {target}:b1:t1 here: {reason}\n"
+        assert (outcome.status, outcome.out, outcome.err) == (1, "", message)
+        return
     assert outcome.status == 0, outcome.err
-    assert "on cpu:openvino:bf16:b1:t1" in outcome.out
+    assert f"on {target}:b1:t1" in outcome.out
     assert not (finished / "student.xml").exists()
 
 
