@@ -53,16 +53,26 @@ def test_the_ratio_is_that_of_interleaved_rounds(finished, monkeypatch, tmp_path
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_another_runtime_gets_its_files_for_the_moment(run, finished, precision):
+    pytest.importorskip("openvino")
     target = f"cpu:openvino:{precision}"
-    reason = Openvino().unavailable(parse_target(target))
+    if precision == "bf16" and (reason := Openvino().unavailable(parse_target(target))):
+        pytest.skip(reason)
     outcome = run(finished, "--rounds=3", f"--target={target}")
-    if reason is not None:  # no OpenVINO, or a processor that does not compute in bf16
-        message = f"lanac: nothing can be timed on {target}:b1:t1 here: {reason}\n"
-        assert (outcome.status, outcome.out, outcome.err) == (1, "", message)
-        return
     assert outcome.status == 0, outcome.err
     assert f"on {target}:b1:t1" in outcome.out
     assert not (finished / "student.xml").exists()
+
+
+def test_a_precision_that_the_processor_lacks(run, finished, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("lanac.backends.openvino._capabilities", lambda: ["FP32"])
+    outcome = run(finished, "--target=cpu:openvino:bf16")
+    assert (outcome.status, outcome.out, outcome.err) == (
+        1,
+        "",
+        "lanac: nothing can be timed on cpu:openvino:bf16:b1:t1 here: this machine's processor "
+        "does not compute in bf16\n",
+    )
 
 
 def test_a_teacher_from_elsewhere(run, finished, tmp_path):

@@ -169,17 +169,16 @@ class TestTwoBudgets:
             predicted = scores["score" if scores["refined_score"] is None else "refined_score"]
             row = f"{predicted:+.4f}, {chosen['loss'] - chosen['teacher_loss']:+.4f}"
             assert row in text
-            tried = [item["trial"] for item in plan["finalists"] if item["trial"]]
             fitting = [item for item in plan["finalists"] if item["meets_budget"]]
-            ordered = sorted(fitting, key=lambda item: item["loss"]) if len(fitting) > 1 else []
-            assert all(item["trial"] for item in ordered[:3])
-            # Beyond the three, the first of each kind that the three do not have.
-            kinds = {self.kind(item) for item in ordered[:3]}
-            for item in ordered[3:]:
-                assert bool(item["trial"]) == (self.kind(item) not in kinds)
-                kinds.add(self.kind(item))
+            ordered = sorted(fitting, key=lambda item: item["loss"])
+            expected = ordered[:3] if len(fitting) > 1 else []
+            for item in ordered[3:]:  # beyond the three, the first of each kind that they lack
+                if self.kind(item) not in map(self.kind, expected):
+                    expected.append(item)
+            tried = [item for item in plan["finalists"] if item["trial"]]
+            assert sorted(tried, key=lambda item: item["loss"]) == expected
             if tried:
-                assert chosen["trial"]["after"] == min(trial["after"] for trial in tried)
+                assert chosen["trial"]["after"] == min(item["trial"]["after"] for item in tried)
                 assert "A trial is a finetuning of 2 steps; " in text
             for place, item in enumerate(plan["refined"], 1):
                 assert item["after"] <= item["before"]
