@@ -9,6 +9,7 @@ from lanac.ir.graphs import (
     run_node,
     set_items_,
 )
+from lanac.ir.meta import MetaMode, run_on_meta
 from lanac.ir.opspec import IDENTITY, TEACHER, OpSpec, OptionValue, Plan, parse_op
 from lanac.ir.outputs import flatten_tensors, named_tensors
 from lanac.ir.program import LeftOut, Program, Slot
@@ -21,6 +22,7 @@ __all__ = [
     "IDENTITY",
     "TEACHER",
     "LeftOut",
+    "MetaMode",
     "OpSpec",
     "OptionValue",
     "Plan",
@@ -37,6 +39,7 @@ __all__ = [
     "read_attribute",
     "record_specs",
     "run_node",
+    "run_on_meta",
     "set_items_",
     "shared_weights",
     "signature",

@@ -13,7 +13,7 @@ from torch import nn
 from lanac.compilation import Compilation, Dropped
 from lanac.errors import CostTableError, LanacError, PoolError
 from lanac.instruments import Advance
-from lanac.ir import TEACHER, OpSpec, Program, Slot, TensorSpec, signature
+from lanac.ir import TEACHER, MetaMode, OpSpec, Program, Slot, TensorSpec, signature
 from lanac.ops.pool import Pool
 from lanac.passes.latency import Latencies, Thoroughness
 from lanac.passes.latency_costs import latency_costs
@@ -158,16 +158,14 @@ def _counts(
     key = key_of("counted, with size", what, [str(spec) for spec in specs], precision)
     stored = compilation.workspace.get("counted", key)
     if stored is None:
-        device = "meta" if is_outline(module) else "cpu"
+        outline = is_outline(module)
+        device = "meta" if outline else "cpu"
         inputs = tuple(torch.zeros(spec.shape, dtype=spec.dtype, device=device) for spec in specs)
-        stored = Result(
-            {
-                PARAMS: count_params(module),
-                FLOPS: count_flops(module, inputs),
-                MEMORY: peak_activation_bytes(module, inputs),
-                SIZE: count_bytes(module, precision),
-            }
-        )
+        with MetaMode() if outline else contextlib.nullcontext():
+            counts = {FLOPS: count_flops(module, inputs)}
+            counts[MEMORY] = peak_activation_bytes(module, inputs)
+        counts |= {PARAMS: count_params(module), SIZE: count_bytes(module, precision)}
+        stored = Result(counts)
         compilation.workspace.put("counted", key, stored)
     return {resource: float(stored.value[resource]) for resource in COUNTED}
 

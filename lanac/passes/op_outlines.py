@@ -12,11 +12,11 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import nn
 
-from lanac.ir import OpSpec, Program, Slot, signature
+from lanac.ir import MetaMode, OpSpec, Program, Slot, signature
 from lanac.ops.base import SlotView
 from lanac.ops.build import build_op, checked_output
 from lanac.ops.families import INSTALLED, Families
-from lanac.ops.folding import folded
+from lanac.ops.folding import folded, is_foldable
 
 
 class OpOutlines:
@@ -79,8 +79,9 @@ class OpOutlines:
         try:
             with torch.device("meta"):
                 module = self._families.get(op.family).build(op, view).eval()
-                checked_output(op, module, view, torch.zeros(spec.shape, dtype=spec.dtype))
-            return folded(module)
+                with MetaMode():
+                    checked_output(op, module, view, torch.empty(spec.shape, dtype=spec.dtype))
+            return folded(module) if is_foldable(module) else module
         except Exception:  # families may compute with weights, and then anything can happen on meta
             return self._real(slot, op)
 

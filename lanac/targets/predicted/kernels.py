@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lanac.errors import PredictionError, first_line
-from lanac.ir import TensorSpec, named_tensors
+from lanac.ir import TensorSpec, named_tensors, run_on_meta
 from lanac.targets.predicted.work import Work, class_of, work_of
 
 _FREE = {
@@ -198,7 +198,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = _mapped(kwargs or {}, self.on_meta)
         if kwargs.get("device") is not None:
             kwargs["device"] = torch.device("meta")
-        result = func(*args, **kwargs)
+        result = run_on_meta(func, args, kwargs)
         self._note(func, args, kwargs, result)
         return result
 
