@@ -178,7 +178,8 @@ def _plain(listed: KernelList) -> list[Any]:
     """A kernel list as JSON has it."""
 
     def operand(o: Operand) -> list[int]:
-        return [o.value, o.elements, o.itemsize, int(o.floating), int(o.weight)]
+        flags = [o.floating, o.weight, o.scalar]
+        return [o.value, o.elements, o.itemsize, *map(int, flags)]
 
     def work(w: Work) -> list[int]:
         return [
@@ -196,7 +197,8 @@ def _plain(listed: KernelList) -> list[Any]:
         ]
 
     return [
-        [[k.name, k.kind, [*map(operand, k.reads)], [*map(operand, k.writes)], work(k.work)]
+        [[k.name, k.kind, [*map(operand, k.reads)], [*map(operand, k.writes)], work(k.work),
+          int(k.in_place)]
          for k in listed.kernels],
         sorted(listed.outputs),
     ]  # fmt: skip
@@ -207,12 +209,12 @@ def _at_batch(value: Any, batch: int) -> KernelList:
         return count // PRIME * batch if count % PRIME == 0 else count
 
     def operands(plain: list[Any]) -> tuple[Operand, ...]:
-        return tuple(Operand(o[0], at(o[1]), o[2], bool(o[3]), bool(o[4])) for o in plain)
+        return tuple(Operand(o[0], at(o[1]), o[2], *map(bool, o[3:])) for o in plain)
 
     kernels = [
         Kernel(name, kind, operands(reads), operands(writes),
-               Work(*map(at, work[:8]), *map(bool, work[8:])))
-        for name, kind, reads, writes, work in value[0]
+               Work(*map(at, work[:8]), *map(bool, work[8:])), bool(in_place))
+        for name, kind, reads, writes, work, in_place in value[0]
     ]  # fmt: skip
     return KernelList(tuple(kernels), frozenset(value[1]))
 

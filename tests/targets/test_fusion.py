@@ -31,6 +31,20 @@ class Block(nn.Module):
         return x + self.last(y)
 
 
+class Gained(nn.Module):
+    """A convolution and a trained gain."""
+
+    def __init__(self, shape, in_place=False):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1, bias=False)
+        self.gain = nn.Parameter(torch.ones(shape))
+        self.in_place = in_place
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y.mul_(self.gain) if self.in_place else y * self.gain
+
+
 def listed(module, *shape):
     return record_kernels(module.eval(), [TensorSpec(shape, torch.float32)])
 
@@ -54,6 +68,12 @@ class TestEager:
     def test_depthwise_convolutions_add_their_bias_themselves(self):
         found = eager(listed(nn.Conv2d(8, 8, 3, groups=8), 1, 8, 6, 6))
         assert names(found) == ["convolution"]
+
+    def test_group_norms_read_twice(self):
+        moments, norm = eager(listed(nn.GroupNorm(2, 8), 1, 8, 6, 6)).kernels
+        assert (moments.name, moments.kind) == ("moments", "reduce")
+        assert (moments.read_bytes, moments.written_bytes) == (4 * 8 * 36, 0)
+        assert (norm.name, norm.written_bytes) == ("native_group_norm", 4 * 8 * 36)
 
 
 class TestInductor:
@@ -138,6 +158,23 @@ class TestPrecision:
         last = with_precision(block, "amp").kernels[-1]
         assert sorted(operand.itemsize for operand in last.reads) == [2, 4]
         assert last.writes[0].itemsize == 4
+
+    @pytest.mark.parametrize(
+        ("shape", "itemsize"),
+        [pytest.param((), 2, id="no dimension"), pytest.param((1,), 4, id="one value")],
+    )
+    def test_autocast_is_not_widened_by_values_without_a_dimension(self, shape, itemsize):
+        found = with_precision(listed(Gained(shape), 2, 8, 6, 6), "amp")
+        assert [kernel.writes[0].itemsize for kernel in found.kernels if kernel.name == "mul"] == [
+            itemsize
+        ]
+
+    def test_autocast_leaves_the_type_of_what_is_changed_in_place(self):
+        found = with_precision(listed(Gained((1,), in_place=True), 2, 8, 6, 6), "amp")
+        assert [(k.name, k.writes[0].itemsize) for k in found.kernels[-2:]] == [
+            ("convolution", 2),
+            ("mul", 2),
+        ]
 
     def test_integers_stay(self):
         found = record_kernels(nn.Embedding(10, 4), [TensorSpec((2, 3), torch.int64)])

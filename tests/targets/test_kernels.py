@@ -92,6 +92,21 @@ class TestDataFlow:
         (kernel,) = listed(module, (2, 3, 4)).kernels
         assert (kernel.name, kernel.read_bytes, kernel.written_bytes) == ("add", 48, 48)
 
+    @pytest.mark.parametrize(
+        ("forward", "strided"),
+        [
+            pytest.param(lambda x: x + x, False, id="as it lies"),
+            pytest.param(lambda x: F.relu(x.transpose(1, 2)), False, id="in another order"),
+            pytest.param(lambda x: x.transpose(1, 2) * 2 + x.transpose(1, 2), False, id="both"),
+            pytest.param(lambda x: x + x.transpose(1, 2), True, id="in two orders"),
+            pytest.param(lambda x: x * x.mean(1, keepdim=True), False, id="repeated"),
+            pytest.param(lambda x: x.transpose(1, 2).softmax(1), True, id="not elementwise"),
+        ],
+    )
+    def test_elementwise_kernels_want_one_order(self, forward, strided):
+        *_, kernel = [k for k in listed(Written(forward), (2, 3, 3)).kernels if k.kind != "copy"]
+        assert kernel.work.strided is strided
+
     def test_what_lies_otherwise_is_copied(self):
         assert summary(Written(lambda x: x.permute(1, 0).contiguous()), (2, 3)) == [
             ("clone", "copy")

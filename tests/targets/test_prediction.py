@@ -76,6 +76,12 @@ class TestLatency:
         assert engine.latency_ms < eager.latency_ms
         assert engine.kernels < eager.kernels
 
+    def test_channels_that_tensor_cores_cannot_load_together_are_slower(self):
+        target = "rtx3090:pytorch:fp16:b128"
+        assert predicted(net(252), target).latency_ms > predicted(net(256), target).latency_ms
+        single = "v100:pytorch:fp32:b128"  # not on tensor cores
+        assert predicted(net(252), single).latency_ms < predicted(net(256), single).latency_ms
+
     def test_half_precision_is_faster(self):
         assert (
             predicted(net(), "v100:tensorrt:fp16").latency_ms

@@ -37,10 +37,13 @@ Joins = Callable[["_Fuser", _Group, Kernel], bool]
 def eager(listed: KernelList) -> KernelList:
     """PyTorch without compilation: every operator on its own.
 
-    cuDNN's convolutions leave the bias to a kernel of its own; PyTorch's depthwise ones do not.
+    cuDNN's convolutions leave the bias to a kernel of its own; PyTorch's depthwise ones do not. Group
+    norms read their input once for the moments and once more for the result.
     """
     kernels: list[Kernel] = []
     for kernel in listed.kernels:
+        if kernel.name == "native_group_norm":
+            kernels.append(Kernel("moments", "reduce", kernel.reads[:1], (), kernel.work))
         kernels.append(kernel)
         if kernel.kind in CONVOLUTIONS and kernel.kind != "depthwise" and kernel.work.bias:
             kernels.append(Kernel("add", "pointwise", kernel.writes, kernel.writes, Work()))

@@ -43,6 +43,7 @@ class Operand:
         itemsize: bytes of one element.
         floating: whether its precision follows the network's.
         weight: whether it belongs to the module and not to the input.
+        scalar: whether it has no dimension; such a value does not make others wider.
     """
 
     value: int
@@ -50,6 +51,7 @@ class Operand:
     itemsize: int
     floating: bool
     weight: bool = False
+    scalar: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -66,6 +68,7 @@ class Kernel:
         reads: what it reads.
         writes: what it writes.
         work: multiplications and the shape facts that decide how well a device does them.
+        in_place: whether what it writes takes the place, and the type, of what it reads first.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Kernel:
     reads: tuple[Operand, ...]
     writes: tuple[Operand, ...]
     work: Work
+    in_place: bool = False
 
     @property
     def read_bytes(self) -> int:
@@ -228,7 +232,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kind = class_of(plain, work, args)
         if kind == "norm" and plain.endswith("batch_norm"):
             writes = writes[:1]
-        self.kernels.append(Kernel(plain, kind, reads, writes[: _kept_outputs(plain)], work))
+        writes = writes[: _kept_outputs(plain)]
+        in_place = mutating and read is inputs
+        self.kernels.append(Kernel(plain, kind, reads, writes, work, in_place))
 
     def _copied(self, tensor: Tensor) -> Tensor:
         """A contiguous copy, as GPU kernels make it where they cannot read a tensor as it lies."""
@@ -280,8 +286,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
                 elements = elements // size if stride == 0 and size else elements
         return Operand(
-            value, elements, tensor.itemsize, tensor.is_floating_point(), value in self._weights
-        )
+            value, elements, tensor.itemsize, tensor.is_floating_point(), value in self._weights,
+            scalar=tensor.ndim == 0,
+        )  # fmt: skip
 
     def _new(self) -> int:
         self._count += 1

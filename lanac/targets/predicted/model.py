@@ -6,8 +6,9 @@
     memory  = bytes / (bandwidth * b_class), less where the bytes fit the last cache
     compute = 2 * macs / (peak * e_class * saturation)
 
-Saturation says how much of the peak a product of this shape can reach: few channels, narrow groups,
-short rows and few tiles for many cores leave units idle. The constants (`b`, `e` and the sizes at
+Saturation says how much of the peak a product of this shape can reach: few channels, channels that are
+no multiple of what is loaded at once, narrow groups, short rows and few tiles for many cores leave units
+idle. The constants (`b`, `e` and the sizes at
 which half is reached) come from a fit on public measurements (benchmarks/fit_latency.py) and hold for
 one way of running networks on one kind of device; peaks and bandwidth are the device's own.
 """
@@ -29,12 +30,16 @@ _PLACE = {kind: place for place, kind in enumerate(CLASSES)}
 _IS_DENSE = np.array([kind in DENSE for kind in CLASSES])
 _IS_MULTIPLYING = np.array([kind in MULTIPLYING for kind in CLASSES])
 _IS_CONVOLUTION = np.array([kind in CONVOLUTIONS and kind != "depthwise" for kind in CLASSES])
+_IS_DENSE_CONVOLUTION = np.array([kind in ("conv1x1", "conv3x3", "convkxk") for kind in CLASSES])
 _HAS_ROWS = np.array([kind in ("norm", "softmax") for kind in CLASSES])
 _OWN_KERNELS = (1.0, 9.0, 25.0)
 """Windows of depthwise convolutions that have a kernel of their own; others run a general one."""
 
 _MOST = 1.25
 """No kernel reaches more of the peak: consumer cards clock a little above what it is computed with."""
+
+_LOADED = 8
+"""Values of half precision that tensor cores load at once: 16 bytes."""
 
 _BLOCK = 32.0
 _TILE = 128.0
@@ -187,6 +192,13 @@ def latencies_ms(features: Features, figures: Figures, constants: Constants | Me
     return taken
 
 
+def _is_unaligned(features: Features) -> npt.NDArray[np.bool_]:
+    """Where channels do not begin at multiples of what tensor cores load at once."""
+    channels = features.k / np.maximum(features.window, 1.0)
+    found: npt.NDArray[np.bool_] = (features.n % _LOADED != 0) | (channels % _LOADED != 0)
+    return found
+
+
 def _full(columns: Array) -> Array:
     """Share of the last column block that is used; blocks are filled up."""
     blocks = np.ceil(np.maximum(columns, 1.0) / _BLOCK)
@@ -204,6 +216,8 @@ def _saturation(features: Features, figures: Figures, constants: Constants | Mem
     width = np.minimum(features.n, features.k / np.maximum(features.window, 1.0))
     grouped = width / (width + constants["half_width"]) * _full(width) ** constants["padding"]
     dense = dense * _full(features.n) ** constants["padding"]
+    odd = _is_unaligned(features) & _IS_DENSE_CONVOLUTION[kind] & figures.narrow
+    dense = np.where(odd, dense / constants["unaligned"], dense)
     head = (
         features.k / (features.k + constants["half_head"])
         * features.n / (features.n + constants["half_tokens"])

@@ -100,8 +100,12 @@ def _autocast(listed: KernelList) -> KernelList:
 
 
 def _result_size(kernel: Kernel, reads: tuple[Operand, ...]) -> int:
-    """Norms give the type of their input, the rest the widest of what comes in."""
-    floating = [operand.itemsize for operand in reads if operand.floating]
+    """Norms and what works in place give the type of their input, the rest the widest that comes in."""
+    floating = [operand for operand in reads if operand.floating]
     if kernel.name in _TO_WIDE or not floating:
         return _WIDE
-    return floating[0] if kernel.kind in ("norm", "batch_norm") else max(floating)
+    if kernel.in_place or kernel.kind in ("norm", "batch_norm"):
+        return floating[0].itemsize
+    # Values without a dimension, such as a trained gain, follow the others.
+    widening = [operand for operand in floating if not operand.scalar] or floating
+    return max(operand.itemsize for operand in widening)

@@ -72,7 +72,7 @@ class Work:
         stride: of a convolution, the first one.
         channels: input channels of a convolution, all groups.
         bias: whether a convolution adds one.
-        strided: whether the input does not lie in memory in the order in which it is read.
+        strided: whether an input does not lie in memory in the order in which it is read.
         channels_last: whether a convolution's input has its channels last in memory.
     """
 
@@ -105,9 +105,16 @@ def work_of(name: str, args: tuple[Any, ...], output: Tensor) -> Work:
         if isinstance(size, (list, tuple)) and len(size) == 1 and "2d" in name:
             window *= window
         return Work(window=window)
-    first = next((value for value in args if isinstance(value, Tensor)), None)
-    strided = first is not None and first.ndim > 1 and first.stride(-1) != 1
-    return Work(k=_row(name, args, output), strided=strided)
+    return Work(k=_row(name, args, output), strided=_is_strided(name, args, output))
+
+
+def _is_strided(name: str, args: tuple[Any, ...], output: Tensor) -> bool:
+    tensors = [value for value in args if isinstance(value, Tensor)]
+    if name not in _CLASS_BY_NAME:  # elementwise: any order is as good, if it is the same one
+        return any(
+            value.shape == output.shape and value.stride() != output.stride() for value in tensors
+        )
+    return bool(tensors) and tensors[0].ndim > 1 and tensors[0].stride(-1) != 1
 
 
 def _row(name: str, args: tuple[Any, ...], output: Tensor) -> int:
