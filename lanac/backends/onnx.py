@@ -34,6 +34,9 @@ MODEL_NAME = "student.onnx"
 LARGE_BYTES = 2_000_000_000
 """From here on weights lie beside the model: protobuf cannot write more than 2 GiB."""
 
+LARGEST_WEIGHT_BYTES = 2**31 - 64
+"""Nor can it copy a single tensor of more, with its name and shape."""
+
 
 class OnnxBackend:
     """Writes `student.onnx`."""
@@ -133,9 +136,19 @@ def clean_model(
     """Folds constants, drops dead nodes, sorts, and names inputs and outputs.
 
     An output whose name is taken by an input or another output gets `output_` in front.
+
+    Raises:
+        BackendError: a single weight is larger than protobuf takes.
     """
     import onnx_graphsurgeon as gs
 
+    for weight in model.graph.initializer:
+        if len(weight.raw_data) >= LARGEST_WEIGHT_BYTES:
+            raise BackendError(
+                f"cannot export to ONNX: weight {weight.name!r} has {len(weight.raw_data):,} bytes, and "
+                f"protobuf takes less than {LARGEST_WEIGHT_BYTES:,} in one tensor. Split its layer, or "
+                "emit PyTorch source only (--emit pytorch)."
+            )
     graph = gs.import_onnx(model)
     # Folding runs parts of the graph as models of their own, which protobuf limits in size.
     if _weight_bytes(model) < LARGE_BYTES:

@@ -162,6 +162,20 @@ def test_large_models_keep_weights_beside(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == list(files)
 
 
+def test_a_weight_larger_than_protobuf_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "LARGEST_WEIGHT_BYTES", 4 * 64 * 64)
+    module = fx.symbolic_trace(nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 64))).eval()
+    with pytest.raises(BackendError) as caught:
+        BACKEND.emit(module, tmp_path, (torch.randn(2, 8),), CPU)
+    assert str(caught.value) == (
+        "cannot export to ONNX: weight '1.weight' has 16,384 bytes, and protobuf takes less than "
+        "16,384 in one tensor. Split its layer, or emit PyTorch source only (--emit pytorch)."
+    )
+    assert not list(tmp_path.iterdir())
+
+
 def test_training_mode_never_reaches_the_export(student: fx.GraphModule, tmp_path: Path) -> None:
     student.get_submodule("body_3.depthwise_norm").train()
     with pytest.raises(BackendError) as caught:
