@@ -68,11 +68,12 @@ class TimeFinalists:
             )
         ratios = [item.plan.costs[LATENCY] / item.costs[LATENCY] for item in timed]
         known = "measured" if reason is None else "predicted as a whole"
+        kept = "" if reason is not None else f", {self.margin:.0%} of it kept for noise"
         fastest = min(timed, key=lambda item: item.costs[LATENCY])
         compilation.instruments.say(
             f"the fastest finalist was {known} at {fastest.costs[LATENCY] / teacher:.3f}x of the "
             f"teacher, predicted {fastest.plan.costs[LATENCY] / teacher:.3f}x, with "
-            f"{limit / teacher:.3f}x allowed: tightening"
+            f"{limit / teacher:.3f}x allowed{kept}: tightening"
         )
         # What was predicted too low by a factor is asked for lower by that factor; where the
         # prediction was right and noise decided, a little lower.

@@ -218,6 +218,9 @@ class TestTime:
         assert done.instruments.said[-1].startswith(
             "the fastest finalist was measured at 0.700x of the teacher, predicted "
         )
+        assert done.instruments.said[-1].endswith(
+            "with 0.600x allowed, 3% of it kept for noise: tightening"
+        )
         # The same again: it goes on a little lower, it does not stand still.
         again = TimeFinalists().run(done)
         assert again.tightening["latency_ms"] == pytest.approx(0.98 * expected)
