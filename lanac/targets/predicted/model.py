@@ -8,9 +8,9 @@
 
 Saturation says how much of the peak a product of this shape can reach: few channels, channels that are
 no multiple of what is loaded at once, narrow groups, short rows and few tiles for many cores leave units
-idle. The constants (`b`, `e` and the sizes at
-which half is reached) come from a fit on public measurements (benchmarks/fit_latency.py) and hold for
-one way of running networks on one kind of device; peaks and bandwidth are the device's own.
+idle. The constants (`b`, `e` and the sizes at which half is reached) come from a fit on public
+measurements (benchmarks/fit_latency.py) and hold for one way of running networks on one kind of device;
+peaks and bandwidth are the device's own.
 """
 
 from __future__ import annotations
@@ -216,8 +216,8 @@ def _saturation(features: Features, figures: Figures, constants: Constants | Mem
     width = np.minimum(features.n, features.k / np.maximum(features.window, 1.0))
     grouped = width / (width + constants["half_width"]) * _full(width) ** constants["padding"]
     dense = dense * _full(features.n) ** constants["padding"]
-    odd = _is_unaligned(features) & _IS_DENSE_CONVOLUTION[kind] & figures.narrow
-    dense = np.where(odd, dense / constants["unaligned"], dense)
+    unaligned = _is_unaligned(features) & _IS_DENSE_CONVOLUTION[kind] & figures.narrow
+    dense = np.where(unaligned, dense / constants["unaligned"], dense)
     head = (
         features.k / (features.k + constants["half_head"])
         * features.n / (features.n + constants["half_tokens"])
