@@ -142,13 +142,7 @@ def clean_model(
     """
     import onnx_graphsurgeon as gs
 
-    for weight in model.graph.initializer:
-        if len(weight.raw_data) >= LARGEST_WEIGHT_BYTES:
-            raise BackendError(
-                f"cannot export to ONNX: weight {weight.name!r} has {len(weight.raw_data):,} bytes, and "
-                f"protobuf takes less than {LARGEST_WEIGHT_BYTES:,} in one tensor. Split its layer, or "
-                "emit PyTorch source only (--emit pytorch)."
-            )
+    _refuse_large_weights(model)
     graph = gs.import_onnx(model)
     # Folding runs parts of the graph as models of their own, which protobuf limits in size.
     if _weight_bytes(model) < LARGE_BYTES:
@@ -166,6 +160,17 @@ def clean_model(
     for name, tensor in wanted.items():
         tensor.name = name
     return gs.export_onnx(graph)
+
+
+def _refuse_large_weights(model: onnx.ModelProto) -> None:
+    for weight in model.graph.initializer:
+        size = len(weight.raw_data)
+        if size >= LARGEST_WEIGHT_BYTES:
+            raise BackendError(
+                f"cannot export to ONNX: weight {weight.name!r} has {size:,} bytes, and protobuf takes "
+                f"less than {LARGEST_WEIGHT_BYTES:,} in one tensor. Split its layer, or emit PyTorch "
+                "source only (--emit pytorch)."
+            )
 
 
 def data_name(name: str) -> str:

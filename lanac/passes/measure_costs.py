@@ -162,10 +162,14 @@ def _counts(
         device = "meta" if outline else "cpu"
         inputs = tuple(torch.zeros(spec.shape, dtype=spec.dtype, device=device) for spec in specs)
         with MetaMode() if outline else contextlib.nullcontext():
-            counts = {FLOPS: count_flops(module, inputs)}
-            counts[MEMORY] = peak_activation_bytes(module, inputs)
-        counts |= {PARAMS: count_params(module), SIZE: count_bytes(module, precision)}
-        stored = Result(counts)
+            stored = Result(
+                {
+                    PARAMS: count_params(module),
+                    FLOPS: count_flops(module, inputs),
+                    MEMORY: peak_activation_bytes(module, inputs),
+                    SIZE: count_bytes(module, precision),
+                }
+            )
         compilation.workspace.put("counted", key, stored)
     return {resource: float(stored.value[resource]) for resource in COUNTED}
 

@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lanac.ir import MetaMode
 from lanac.ir.meta import _SHORTCUTS
@@ -78,8 +79,6 @@ def test_shapes_strides_and_types_are_those_of_real_values(layout, call):
 
 
 def test_every_shortcut_is_among_the_calls():
-    from torch.utils._python_dispatch import TorchDispatchMode
-
     seen = set()
 
     class Noted(TorchDispatchMode):
